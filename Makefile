@@ -1,0 +1,53 @@
+# The front door: each target only calls the host programs. `make help` lists them.
+#
+# Variables of run-arm64: SCRIPT=file.py ARGS='its arguments' CPUS=4 MEM=1G CPU=cortex-a53 GIC=3
+# APPEND='kernel command line' QEMU_ARGS='-device virtio-rng-device'
+
+CARGO  ?= cargo
+BOARD  := $(CARGO) board
+TARGET := aarch64-unknown-none-softfloat
+# What builds for the bare target only, and what boots the image: the rest is tested on the host.
+BARE   := kernel arch-aarch64
+HOST   := --workspace $(BARE:%=--exclude %)
+
+RUN = $(if $(SCRIPT),--script '$(SCRIPT)') $(if $(CPUS),--cpus '$(CPUS)') $(if $(MEM),--memory '$(MEM)') \
+      $(if $(CPU),--cpu '$(CPU)') $(if $(GIC),--gic '$(GIC)') $(if $(APPEND),--append '$(APPEND)') \
+      $(foreach arg,$(QEMU_ARGS),--qemu-arg='$(arg)') $(if $(ARGS),-- $(ARGS))
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup image-arm64 run-arm64 lint test fuzz bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' Makefile | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
+
+setup: ## find or install what is needed; the other targets do this first
+	@sh board/setup.sh
+
+image-arm64: setup ## make build/arm64/kernel8.img: kernel, symbols, root image
+	@$(CARGO) run --quiet --package cpython -- build >&2
+	@$(BOARD) image arm64 >&2
+
+run-arm64: image-arm64 ## boot it in QEMU to `>>>`; SCRIPT=f.py ARGS= CPUS= MEM= CPU= GIC= APPEND= QEMU_ARGS=
+	@$(BOARD) run qemu-virt $(RUN)
+
+lint: setup ## formatting, clippy, who imports whom
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --quiet $(HOST) --all-targets -- --deny warnings
+	@$(CARGO) clippy --quiet --release $(BARE:%=--package %) --target $(TARGET) -- --deny warnings
+	@$(BOARD) check-layers
+
+test: lint image-arm64 ## lint, host unit tests, then the tests that boot the image
+	@$(CARGO) test $(HOST) --exclude tests
+	@$(CARGO) test --no-fail-fast --package tests
+
+fuzz: setup ## fuzz the device-tree view, the ELF loader and EROFS longer than `test` does; ITERATIONS=100000
+	@PITON_FUZZ_ITERATIONS=$(or $(ITERATIONS),100000) $(CARGO) test --package dtb --package klib \
+	    --test fuzz --test elf_fuzz --test erofs_fuzz -- --nocapture
+
+bench: image-arm64 ## measure against Linux in the same QEMU; writes build/bench.json
+	@$(CARGO) run --release --quiet --package tests --bin bench
+
+clean: ## remove everything that was built
+	@$(CARGO) clean --quiet
+	@rm -rf build

@@ -1,0 +1,47 @@
+//! Which types may be copied to and from programs byte by byte.
+
+use linux_raw_sys::general as linux;
+
+/// A type of which every bit pattern is a value.
+///
+/// # Safety
+/// Any initialised bytes of the right size form a valid value. A value that goes out to a program must start from
+/// [`zeroed`], so that padding holds no kernel memory.
+pub unsafe trait Pod: Copy + 'static {}
+
+macro_rules! pod {
+    ($($type:ty)*) => { $(
+        // SAFETY: integers, or a `repr(C)` struct of integers, arrays of them and raw addresses.
+        unsafe impl Pod for $type {}
+    )* };
+}
+
+pod! {
+    u8 u16 u32 u64 i8 i16 i32 i64 usize isize
+    linux::stat linux::statx linux::statfs64 linux::__kernel_timespec linux::__kernel_old_timeval linux::iovec
+    linux::pollfd linux::rlimit64 linux::rusage linux::epoll_event linux::clone_args linux::open_how
+    linux::__kernel_old_itimerval linux::__kernel_itimerspec linux::flock linux::winsize
+    linux::termios linux::termios2 linux::robust_list_head
+    linux_raw_sys::system::new_utsname
+}
+
+// SAFETY: an array of such values.
+unsafe impl<T: Pod, const N: usize> Pod for [T; N] {}
+
+/// All bytes zero.
+pub fn zeroed<T: Pod>() -> T {
+    // SAFETY: `Pod`: zero bytes are a value.
+    unsafe { core::mem::zeroed() }
+}
+
+/// The bytes of a value that was built from [`zeroed`].
+pub fn bytes_of<T: Pod>(value: &T) -> &[u8] {
+    // SAFETY: `Pod` values that go out were zeroed first, so padding is initialised too.
+    unsafe { core::slice::from_raw_parts((value as *const T).cast(), size_of::<T>()) }
+}
+
+/// The bytes of a value, to be overwritten.
+pub fn bytes_of_mut<T: Pod>(value: &mut T) -> &mut [u8] {
+    // SAFETY: `Pod`: any bytes written form a value.
+    unsafe { core::slice::from_raw_parts_mut((value as *mut T).cast(), size_of::<T>()) }
+}

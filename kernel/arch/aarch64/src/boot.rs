@@ -1,0 +1,70 @@
+//! From the image's first instruction to the kernel's `kernel_main`.
+//!
+//! `boot.S` runs at the physical address the loader chose: it drops to EL1, builds the first page tables with the
+//! image's final permissions (so nothing is ever writable and executable, and no live entry has to be changed later),
+//! and enters [`arch_start`] in the upper half.
+
+use core::arch::global_asm;
+
+use aarch64_cpu::registers::{CNTKCTL_EL1, CPACR_EL1, ID_AA64MMFR1_EL1, SCTLR_EL1};
+use tock_registers::interfaces::{ReadWriteable, Readable, Writeable};
+
+use crate::mmu;
+
+/// SCTLR_EL1 (Arm ARM D24.2.175): MMU and caches on, stack alignment checked, EL0 may use DC ZVA, cache maintenance
+/// by address, CTR_EL0, WFI and WFE; RES1 bits of Armv8.0 set.
+const SCTLR: u64 = 1 << 0   // M
+    | 1 << 2                // C
+    | 1 << 3                // SA
+    | 1 << 4                // SA0
+    | 1 << 8                // SED
+    | 1 << 11               // EOS or RES1
+    | 1 << 12               // I
+    | 1 << 14               // DZE
+    | 1 << 15               // UCT
+    | 1 << 16               // nTWI
+    | 1 << 18               // nTWE
+    | 1 << 20               // TSCXT or RES1
+    | 1 << 22               // EIS or RES1
+    | 1 << 23               // SPAN or RES1
+    | 1 << 26               // UCI
+    | 1 << 28               // nTLSMD or RES1
+    | 1 << 29; // LSMAOE or RES1
+
+global_asm!(
+    include_str!("boot.S"),
+    mair = const klib::page_table::MAIR_VALUE,
+    sctlr = const SCTLR,
+);
+
+/// What the boot code knows.
+#[derive(Clone, Copy, Debug)]
+pub struct BootInfo {
+    /// x0 at entry: the physical address of the device tree, unchecked.
+    pub device_tree: u64,
+    /// Physical address of the image's first byte.
+    pub image: u64,
+    /// The exception level the image was entered in.
+    pub exception_level: u64,
+}
+
+unsafe extern "Rust" {
+    /// The kernel's first function.
+    fn kernel_main(info: BootInfo) -> !;
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn arch_start(device_tree: u64, image: u64, exception_level: u64) -> ! {
+    // The identity map has done its work.
+    mmu::activate_user_table(None);
+    mmu::flush_all();
+    CPACR_EL1.modify(CPACR_EL1::FPEN::TrapNothing);
+    // EL0 reads the virtual counter (clock_gettime without a trap), nothing else of the timer.
+    CNTKCTL_EL1.set(1 << 1);
+    if ID_AA64MMFR1_EL1.read(ID_AA64MMFR1_EL1::PAN) != 0 {
+        // Privileged loads and stores to user pages fault from the next exception on (SPAN = 0); copies use LDTR/STTR.
+        SCTLR_EL1.set(SCTLR_EL1.get() & !(1 << 23));
+    }
+    // SAFETY: the kernel crate defines it with this signature.
+    unsafe { kernel_main(BootInfo { device_tree, image, exception_level }) }
+}

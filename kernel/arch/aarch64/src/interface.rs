@@ -1,0 +1,189 @@
+//! [`hal::Arch`] for AArch64: delegates to the modules beside it.
+
+use core::{arch::asm, ops::Range};
+
+use aarch64_cpu::registers::{DAIF, MPIDR_EL1, TPIDR_EL1};
+use hal::{Arch, PhysAddr, PowerAction, SignalSetup, TrapHandler, UserAddr, VirtAddr};
+use tock_registers::interfaces::{Readable, Writeable};
+
+use crate::{Context, TrapFrame, context, cpu, mmu, power, signal, trap, user_copy};
+
+/// The AArch64 architecture.
+pub enum Aarch64 {}
+
+unsafe extern "C" {
+    fn arch_return_to_user(frame: *mut TrapFrame) -> !;
+}
+
+impl Arch for Aarch64 {
+    type TrapFrame = TrapFrame;
+    type Context = Context;
+
+    const MACHINE: &'static str = "aarch64";
+    const ELF_MACHINE: u16 = 183;
+    const USER_END: u64 = 1 << 48;
+    const LINEAR_BASE: usize = 0xffff_0000_0000_0000;
+    const DYNAMIC_RANGE: Range<usize> = 0xffff_8000_0000_0000..0xffff_8100_0000_0000;
+    const IMAGE_BASE: usize = mmu::IMAGE_BASE;
+    const SIGNAL_FRAME_SIZE: usize = signal::FRAME_SIZE;
+    const SIGNAL_FRAME_READ: usize = signal::USED_SIZE;
+
+    fn install_trap_handler(handler: &'static dyn TrapHandler<Self>) {
+        trap::install(handler);
+    }
+
+    fn mask_interrupts() -> usize {
+        let state = DAIF.get();
+        // SAFETY: masks IRQ only.
+        unsafe { asm!("msr daifset, #2", options(nostack)) };
+        state as usize
+    }
+    fn restore_interrupts(state: usize) {
+        DAIF.set(state as u64);
+    }
+    fn enable_interrupts() {
+        // SAFETY: the kernel calls this only where it can take an interrupt.
+        unsafe { asm!("msr daifclr, #2", options(nostack)) };
+    }
+    fn wait_for_interrupt() {
+        aarch64_cpu::asm::barrier::dsb(aarch64_cpu::asm::barrier::SY);
+        aarch64_cpu::asm::wfi();
+    }
+
+    fn set_cpu_data(pointer: usize) {
+        TPIDR_EL1.set(pointer as u64);
+    }
+    fn cpu_data() -> usize {
+        let pointer: usize;
+        // SAFETY: reads a register; not marked pure, since a thread may move to another CPU.
+        unsafe { asm!("mrs {}, tpidr_el1", out(reg) pointer, options(nomem, nostack, preserves_flags)) };
+        pointer
+    }
+    fn cpu_hardware_id() -> u64 {
+        MPIDR_EL1.get() & 0xff_00ff_ffff
+    }
+
+    fn new_context(stack_top: VirtAddr, entry: extern "C" fn(usize) -> !, argument: usize) -> Context {
+        Context::new(stack_top, entry, argument)
+    }
+    unsafe fn switch(from: *mut Context, to: *const Context) {
+        // SAFETY: the same contract.
+        unsafe { context::switch(from, to) }
+    }
+    fn save_user_state(context: &mut Context) {
+        context.save_user();
+    }
+    fn load_user_state(context: &Context) {
+        context.load_user();
+    }
+    fn reset_user_state(context: &mut Context) {
+        context.reset_user();
+    }
+    fn set_thread_pointer(context: &mut Context, pointer: u64) {
+        context.thread_pointer = pointer;
+    }
+    unsafe fn return_to_user(frame: *mut TrapFrame) -> ! {
+        // SAFETY: the caller gives a frame at the top of this stack.
+        unsafe { arch_return_to_user(frame) }
+    }
+
+    fn build_signal_frame(
+        frame: &mut TrapFrame,
+        context: &mut Context,
+        setup: &SignalSetup,
+        address: UserAddr,
+        out: &mut [u8],
+    ) -> usize {
+        signal::build(frame, context, setup, address, out)
+    }
+    fn restore_signal_frame(bytes: &[u8], frame: &mut TrapFrame, context: &mut Context) -> Option<u64> {
+        signal::restore(bytes, frame, context)
+    }
+
+    fn user_helper_code() -> &'static [u8] {
+        &signal::HELPER_CODE
+    }
+    fn hwcap() -> (u64, u64) {
+        cpu::hwcap()
+    }
+
+    unsafe fn copy_from_user(to: *mut u8, from: UserAddr, len: usize) -> usize {
+        // SAFETY: the same contract.
+        unsafe { user_copy::copy_from_user(to, from, len) }
+    }
+    unsafe fn copy_to_user(to: UserAddr, from: *const u8, len: usize) -> usize {
+        // SAFETY: the same contract.
+        unsafe { user_copy::copy_to_user(to, from, len) }
+    }
+    fn clear_user(to: UserAddr, len: usize) -> usize {
+        user_copy::clear_user(to, len)
+    }
+    unsafe fn zero_page(page: *mut u8) {
+        // SAFETY: the same contract.
+        unsafe { mmu::zero_page(page) }
+    }
+
+    fn activate_user_table(root: Option<(PhysAddr, u16)>) {
+        mmu::activate_user_table(root);
+    }
+    fn nr_address_space_ids() -> u32 {
+        mmu::nr_address_space_ids()
+    }
+    fn kernel_table() -> PhysAddr {
+        mmu::kernel_table()
+    }
+    fn page_table_written() {
+        mmu::page_table_written();
+    }
+    fn flush_user_page(address_space_id: u16, address: UserAddr) {
+        mmu::flush_user_page(address_space_id, address);
+    }
+    fn flush_user_space(address_space_id: u16) {
+        mmu::flush_user_space(address_space_id);
+    }
+    fn flush_kernel_range(range: Range<usize>) {
+        mmu::flush_kernel_range(range);
+    }
+    fn flush_all() {
+        mmu::flush_all();
+    }
+    fn sync_instructions(range: Range<usize>) {
+        mmu::sync_instructions(range);
+    }
+    fn clean_and_invalidate(range: Range<usize>) {
+        mmu::clean_and_invalidate(range);
+    }
+
+    fn power(action: PowerAction) {
+        power::power(action);
+    }
+    fn debug_write(text: &str) {
+        power::debug_write(text);
+    }
+    fn halt() -> ! {
+        power::halt()
+    }
+
+    fn backtrace(frame_pointer: Option<usize>, visit: &mut dyn FnMut(usize) -> bool) {
+        /// A kernel stack's size; records outside the first one's stack are not followed.
+        const STACK_SIZE: usize = 16 << 10;
+        let mut record = match frame_pointer {
+            Some(pointer) => pointer,
+            None => {
+                let pointer: usize;
+                // SAFETY: reads the frame pointer.
+                unsafe { asm!("mov {}, x29", out(reg) pointer, options(nomem, nostack, preserves_flags)) };
+                pointer
+            }
+        };
+        let stack = record & !(STACK_SIZE - 1);
+        while record & !(STACK_SIZE - 1) == stack && record >= Self::LINEAR_BASE && record % 8 == 0 {
+            // SAFETY: an aligned record inside the stack the first record is in (AAPCS64 6.4.6).
+            let (next, return_address) = unsafe { (*(record as *const usize), *(record as *const usize).add(1)) };
+            if return_address == 0 || !visit(return_address) || next <= record {
+                return;
+            }
+            record = next;
+        }
+    }
+}

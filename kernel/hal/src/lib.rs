@@ -1,0 +1,33 @@
+//! Hardware abstraction: the traits between the kernel, the drivers and the architectures.
+//!
+//! Nothing here has an implementation. A driver implements a device trait ([`Uart`], [`IrqChip`], ...) and reaches
+//! the kernel only through [`Platform`]; the kernel uses devices only through these traits; an architecture
+//! implements [`Arch`] and the kernel names it once. So the arrows point here from all sides, and each side can be
+//! tested with a fake of the other.
+#![no_std]
+#![deny(unsafe_code)]
+
+extern crate alloc;
+
+mod address;
+#[allow(unsafe_code, reason = "declares unsafe methods; has no unsafe block")]
+mod arch;
+mod config_store;
+mod device;
+mod irq_chip;
+mod platform;
+mod rng;
+mod rtc;
+mod timer;
+mod uart;
+
+pub use address::{PAGE_SHIFT, PAGE_SIZE, PhysAddr, PhysRange, UserAddr, VirtAddr};
+pub use arch::{Arch, FaultAccess, PowerAction, SignalSetup, TrapFrame, TrapHandler, UserException, UserFault};
+pub use config_store::ConfigStore;
+pub use device::{DeviceNode, Driver, IrqSpecifier, ProbeError};
+pub use irq_chip::{Irq, IrqChip, IrqError, IrqHandler, Trigger};
+pub use platform::{DmaMemory, Mmio, Platform, PlatformError};
+pub use rng::Rng;
+pub use rtc::Rtc;
+pub use timer::Timer;
+pub use uart::Uart;

@@ -1,0 +1,28 @@
+//! Pure kernel logic, tested on the host.
+//!
+//! What is here decides and computes; it touches no hardware, takes no lock and starts no thread. The
+//! kernel supplies memory, clocks and locks around it. That split is what lets every module be tested,
+//! fuzzed and measured as an ordinary host program before the board sees it.
+//!
+//! - [`elf`]: the checked reader of ELF programs.
+//! - [`erofs`]: the read-only root file system, read in place.
+//! - [`range_map`]: the ordered map of address ranges behind a process's memory map.
+//! - [`frames`]: the allocator of physical page frames.
+//! - [`page_table`]: the four-level page tables of AArch64 and x86-64.
+//! - [`line_discipline`]: the terminal line discipline of termios(3).
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod elf;
+pub mod erofs;
+pub mod frames;
+pub mod line_discipline;
+pub mod page_table;
+pub mod range_map;
+
+#[cfg(test)]
+mod test_random;

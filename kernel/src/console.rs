@@ -1,0 +1,120 @@
+//! The console: which serial port it is, the kernel's own output on it, and its terminal.
+
+use alloc::{string::String, sync::Arc};
+
+use hal::{Arch as _, Uart};
+
+use crate::{
+    arch::Arch,
+    fs::{self, OpenFile, OpenFlags, path::Path, tty::Tty},
+    log_buffer,
+    sync::{IrqLock, Once},
+};
+
+struct Port {
+    uart: Arc<dyn Uart>,
+    /// It is the one `/chosen/stdout-path` names.
+    chosen: bool,
+}
+
+static PORT: IrqLock<Option<Port>> = IrqLock::new(None);
+static CHOSEN: IrqLock<Option<String>> = IrqLock::new(None);
+static TERMINAL: Once<Arc<Tty>> = Once::new();
+
+/// Remembers which node `/chosen/stdout-path` names.
+pub fn choose(path: Option<String>) {
+    *CHOSEN.lock() = path;
+}
+
+/// A serial port came up. The chosen one is the console, else the first.
+pub fn add_uart(path: &str, uart: Arc<dyn Uart>) {
+    let chosen = CHOSEN.lock().as_deref() == Some(path);
+    {
+        let mut port = PORT.lock();
+        if port.as_ref().is_some_and(|port| port.chosen || !chosen) {
+            return;
+        }
+        *port = Some(Port { uart, chosen });
+    }
+    log_buffer::show_unseen();
+}
+
+fn uart() -> Option<Arc<dyn Uart>> {
+    PORT.lock().as_ref().map(|port| port.uart.clone())
+}
+
+/// Writes as is; `false` when there is no console yet.
+pub fn write(bytes: &[u8]) -> bool {
+    match uart() {
+        Some(uart) => {
+            uart.write(bytes);
+            true
+        }
+        None => false,
+    }
+}
+
+/// Writes a last message where it can still be seen: the console, or a debugger's.
+pub fn write_emergency(text: &str) {
+    match PORT.try_lock().and_then(|port| port.as_ref().map(|port| port.uart.clone())) {
+        Some(uart) => {
+            for line in text.split_inclusive('\n') {
+                match line.strip_suffix('\n') {
+                    Some(line) => {
+                        uart.write(line.as_bytes());
+                        uart.write(b"\r\n");
+                    }
+                    None => uart.write(line.as_bytes()),
+                }
+            }
+        }
+        None => Arch::debug_write(text),
+    }
+}
+
+/// A serial port interrupted: what it received goes to the terminal.
+pub fn uart_interrupt(uart: &dyn Uart) {
+    uart.acknowledge_interrupt();
+    let mut bytes = [0; 64];
+    loop {
+        let mut len = 0;
+        while len < bytes.len()
+            && let Some(byte) = uart.read_byte()
+        {
+            bytes[len] = byte;
+            len += 1;
+        }
+        if len == 0 {
+            return;
+        }
+        if let Some(terminal) = TERMINAL.get() {
+            terminal.receive(&bytes[..len]);
+        }
+    }
+}
+
+/// Makes the console a terminal with its device files. `false` without a console.
+pub fn init_terminal() -> bool {
+    let Some(uart) = uart() else { return false };
+    let tty = TERMINAL.call_once(|| Tty::console(uart.clone()));
+    let devices = fs::devfs::file_system();
+    fs::devfs::add_device("console", fs::tty::TtyInode::console(devices, tty));
+    fs::devfs::add_device("ttyAMA0", fs::tty::TtyInode::serial(devices, tty, 0));
+    fs::devfs::add_device("tty", fs::tty::TtyAlias::new(devices));
+    uart.enable_receive_interrupt();
+    true
+}
+
+/// Opens /dev/console.
+pub fn open(root: &Path, flags: OpenFlags) -> abi::Result<Arc<OpenFile>> {
+    let path = fs::path::resolve(root, root, b"/dev/console", true)?;
+    let ops = path.inode().open(flags)?.ok_or(abi::Errno::ENXIO)?;
+    Ok(OpenFile::new(ops, path, flags))
+}
+
+/// Makes the console the controlling terminal of a session.
+pub fn make_controlling_terminal(session: i32, group: i32) {
+    if let Some(terminal) = TERMINAL.get() {
+        terminal.set_session(session, group);
+    }
+}

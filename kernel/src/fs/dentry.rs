@@ -1,0 +1,405 @@
+//! The tree of names: which file has which place.
+//!
+//! A [`Dentry`] is one name in one directory and the inode behind it; a [`Mount`] is a file system and the place where
+//! it hangs in the tree. Path walks ([`path`](super::path)) go from dentry to dentry and reach a file system only for
+//! names that are not known yet.
+//!
+//! Directories whose names change only through this tree ([`Inode::names_are_constant`]: the root image and tmpfs)
+//! keep every dentry, so that a walk over known names allocates nothing; a bounded number of names known to be absent
+//! is kept as well, because an interpreter's import asks for many of those. Everything else (/proc, /sys, /dev) is
+//! asked anew each time, and only mount points stay. A removed or replaced name leaves its dentry marked as deleted:
+//! open files and working directories go on with it.
+
+use alloc::{boxed::Box, collections::BTreeMap, sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use abi::{Errno, Result};
+
+use super::{FileKind, Inode, path::Path};
+use crate::sync::IrqLock;
+
+/// The most absent names a directory remembers.
+const MAX_ABSENT: usize = 128;
+
+/// A name in the tree and the file it stands for.
+pub struct Dentry {
+    inode: Arc<dyn Inode>,
+    /// The inode's kind, which never changes.
+    kind: FileKind,
+    place: IrqLock<Place>,
+    children: IrqLock<Children>,
+    /// Looked at before `mounted`, so that walks need no lock.
+    is_mount_point: AtomicBool,
+    mounted: IrqLock<Option<Arc<Mount>>>,
+    deleted: AtomicBool,
+}
+
+struct Place {
+    name: Box<[u8]>,
+    /// `None` for the root of a file system and for files without a place.
+    parent: Option<Arc<Dentry>>,
+}
+
+enum Child {
+    Present(Arc<Dentry>),
+    Absent,
+}
+
+struct Children {
+    known: BTreeMap<Box<[u8]>, Child>,
+    absent: usize,
+    /// Counts finished changes: what was looked up before one is not kept after it.
+    version: u64,
+    /// Changes going on; nothing is kept meanwhile.
+    changing: u32,
+}
+
+impl Children {
+    fn put(&mut self, name: &[u8], child: Child) {
+        self.remove(name);
+        if matches!(child, Child::Absent) {
+            if self.absent >= MAX_ABSENT {
+                return;
+            }
+            self.absent += 1;
+        }
+        self.known.insert(name.into(), child);
+    }
+
+    fn remove(&mut self, name: &[u8]) -> Option<Arc<Dentry>> {
+        match self.known.remove(name)? {
+            Child::Present(dentry) => Some(dentry),
+            Child::Absent => {
+                self.absent -= 1;
+                None
+            }
+        }
+    }
+}
+
+impl Dentry {
+    fn with_place(inode: Arc<dyn Inode>, name: &[u8], parent: Option<Arc<Self>>) -> Arc<Self> {
+        let kind = inode.metadata().kind;
+        Arc::new(Self {
+            inode,
+            kind,
+            place: IrqLock::new(Place { name: name.into(), parent }),
+            children: IrqLock::new(Children { known: BTreeMap::new(), absent: 0, version: 0, changing: 0 }),
+            is_mount_point: AtomicBool::new(false),
+            mounted: IrqLock::new(None),
+            deleted: AtomicBool::new(false),
+        })
+    }
+
+    /// The root of a file system.
+    pub fn root(inode: Arc<dyn Inode>) -> Arc<Self> {
+        Self::with_place(inode, b"/", None)
+    }
+
+    /// A file that is in no file system's tree and is shown by this name alone.
+    pub fn floating(inode: Arc<dyn Inode>, name: &[u8]) -> Arc<Self> {
+        Self::with_place(inode, name, None)
+    }
+
+    /// A file of O_TMPFILE: as if it had been removed from `parent`.
+    pub fn unlinked(inode: Arc<dyn Inode>, name: &[u8], parent: Arc<Self>) -> Arc<Self> {
+        let dentry = Self::with_place(inode, name, Some(parent));
+        dentry.deleted.store(true, Ordering::Relaxed);
+        dentry
+    }
+
+    /// The file.
+    pub fn inode(&self) -> &Arc<dyn Inode> {
+        &self.inode
+    }
+
+    /// The file's kind.
+    pub fn kind(&self) -> FileKind {
+        self.kind
+    }
+
+    /// Whether the name was removed or replaced.
+    pub fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Relaxed)
+    }
+
+    /// The name and the directory it is in.
+    pub fn place(&self) -> (Box<[u8]>, Option<Arc<Self>>) {
+        let place = self.place.lock();
+        (place.name.clone(), place.parent.clone())
+    }
+
+    /// The directory it is in; `None` for the root of a file system.
+    pub fn parent(&self) -> Option<Arc<Self>> {
+        self.place.lock().parent.clone()
+    }
+
+    /// What is mounted here.
+    pub fn mounted(&self) -> Option<Arc<Mount>> {
+        if !self.is_mount_point.load(Ordering::Acquire) {
+            return None;
+        }
+        self.mounted.lock().clone()
+    }
+
+    /// Whether `self` is `other` or above it in the same file system.
+    pub fn contains(self: &Arc<Self>, other: &Arc<Self>) -> bool {
+        let mut at = Some(other.clone());
+        while let Some(dentry) = at {
+            if Arc::ptr_eq(self, &dentry) {
+                return true;
+            }
+            at = dentry.parent();
+        }
+        false
+    }
+
+    /// The entry `name` (never empty, `.` or `..`) of this directory.
+    ///
+    /// ENOENT where there is none; ENOTDIR where this is no directory.
+    pub fn lookup(self: &Arc<Self>, name: &[u8]) -> Result<Arc<Self>> {
+        loop {
+            let version = {
+                let children = self.children.lock();
+                match children.known.get(name) {
+                    Some(Child::Present(dentry)) => return Ok(dentry.clone()),
+                    Some(Child::Absent) => return Err(Errno::ENOENT),
+                    None => children.version,
+                }
+            };
+            let keep = self.inode.names_are_constant();
+            match self.inode.lookup(name) {
+                Ok(inode) => {
+                    let dentry = Self::with_place(inode, name, Some(self.clone()));
+                    if !keep {
+                        return Ok(dentry);
+                    }
+                    let mut children = self.children.lock();
+                    if let Some(Child::Present(other)) = children.known.get(name) {
+                        return Ok(other.clone());
+                    }
+                    if children.version != version {
+                        continue;
+                    }
+                    if children.changing == 0 {
+                        children.put(name, Child::Present(dentry.clone()));
+                    }
+                    return Ok(dentry);
+                }
+                Err(Errno::ENOENT) if keep => {
+                    let mut children = self.children.lock();
+                    if children.version == version && children.changing == 0 && !children.known.contains_key(name) {
+                        children.put(name, Child::Absent);
+                    }
+                    return Err(Errno::ENOENT);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Runs `operation` on the file system, then `record` on what is known of this directory if it succeeded.
+    fn change<T>(&self, operation: impl FnOnce() -> Result<T>, record: impl FnOnce(&mut Children, &T)) -> Result<T> {
+        self.children.lock().changing += 1;
+        let result = operation();
+        let mut children = self.children.lock();
+        children.changing -= 1;
+        children.version += 1;
+        if let Ok(value) = &result {
+            record(&mut children, value);
+        }
+        result
+    }
+
+    fn add(self: &Arc<Self>, name: &[u8], make: impl FnOnce() -> Result<Arc<dyn Inode>>) -> Result<Arc<Self>> {
+        let keep = self.inode.names_are_constant();
+        self.change(
+            || Ok(Self::with_place(make()?, name, Some(self.clone()))),
+            |children, dentry| {
+                if keep {
+                    children.put(name, Child::Present(dentry.clone()));
+                }
+            },
+        )
+    }
+
+    /// Makes a file; see [`Inode::create`].
+    pub fn create(self: &Arc<Self>, name: &[u8], kind: FileKind, permissions: u32, rdev: u64) -> Result<Arc<Self>> {
+        self.add(name, || self.inode.create(name, kind, permissions, rdev))
+    }
+
+    /// Makes a symbolic link.
+    pub fn symlink(self: &Arc<Self>, name: &[u8], target: &[u8]) -> Result<Arc<Self>> {
+        self.add(name, || self.inode.symlink(name, target))
+    }
+
+    /// Gives `target`'s file another name here.
+    pub fn link(self: &Arc<Self>, name: &[u8], target: &Arc<dyn Inode>) -> Result<Arc<Self>> {
+        self.add(name, || {
+            self.inode.link(name, target)?;
+            Ok(target.clone())
+        })
+    }
+
+    /// Removes a name; see [`Inode::unlink`]. EBUSY for a mount point.
+    pub fn unlink(self: &Arc<Self>, name: &[u8], directory: bool) -> Result<()> {
+        let child = self.lookup(name)?;
+        if child.is_mount_point.load(Ordering::Acquire) {
+            return Err(Errno::EBUSY);
+        }
+        let known = self.change(
+            || {
+                self.inode.unlink(name, directory)?;
+                Ok(child)
+            },
+            |children, child| {
+                let known = children.remove(name);
+                child.deleted.store(true, Ordering::Relaxed);
+                drop(known);
+            },
+        )?;
+        drop(known);
+        Ok(())
+    }
+
+    /// Moves `name` of this directory to `new_name` of `new_parent`, of the same file system; with `exchange` the two
+    /// swap. What the file system decides by itself is in [`Inode::rename`]; decided here: EBUSY for mount points,
+    /// EINVAL for moving a directory into itself, ENOTEMPTY for replacing what contains the moved one, and nothing at
+    /// all where both names stand for the same file.
+    pub fn rename(
+        self: &Arc<Self>,
+        name: &[u8],
+        new_parent: &Arc<Self>,
+        new_name: &[u8],
+        exchange: bool,
+    ) -> Result<()> {
+        /// Keeps two moves of directories from making a ring together. Taken over the file system's own rename,
+        /// which does not block in the file systems there are.
+        static MOVING: IrqLock<()> = IrqLock::new(());
+        let source = self.lookup(name)?;
+        let target = match new_parent.lookup(new_name) {
+            Ok(target) => Some(target),
+            Err(Errno::ENOENT) if !exchange => None,
+            Err(error) => return Err(error),
+        };
+        let _moving = MOVING.lock();
+        if source.contains(new_parent) {
+            return Err(Errno::EINVAL);
+        }
+        if let Some(target) = &target {
+            if target.contains(self) {
+                return Err(if exchange { Errno::EINVAL } else { Errno::ENOTEMPTY });
+            }
+            if Arc::ptr_eq(&source.inode, &target.inode) {
+                return Ok(());
+            }
+        }
+        let busy = |dentry: &Arc<Self>| dentry.is_mount_point.load(Ordering::Acquire);
+        if busy(&source) || target.as_ref().is_some_and(busy) {
+            return Err(Errno::EBUSY);
+        }
+        self.children.lock().changing += 1;
+        new_parent.children.lock().changing += 1;
+        let result = self.inode.rename(name, &new_parent.inode, new_name, exchange);
+        let settle = |directory: &Arc<Self>, name: &[u8], now: Option<&Arc<Self>>| {
+            let mut children = directory.children.lock();
+            children.changing -= 1;
+            children.version += 1;
+            if result.is_err() {
+                return;
+            }
+            children.remove(name);
+            if let Some(dentry) = now {
+                children.put(name, Child::Present(dentry.clone()));
+                let mut place = dentry.place.lock();
+                place.name = name.into();
+                place.parent = Some(directory.clone());
+            }
+        };
+        settle(self, name, target.as_ref().filter(|_| exchange));
+        settle(new_parent, new_name, Some(&source));
+        if let (Ok(()), Some(target), false) = (result, &target, exchange) {
+            target.deleted.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// Makes `mount` what is found here from now on, and keeps this dentry for good.
+    fn hang(self: &Arc<Self>, mount: Arc<Mount>) {
+        if let (name, Some(parent)) = self.place() {
+            parent.children.lock().put(&name, Child::Present(self.clone()));
+        }
+        *self.mounted.lock() = Some(mount);
+        self.is_mount_point.store(true, Ordering::Release);
+    }
+}
+
+/// A file system with a place in the tree.
+pub struct Mount {
+    id: u32,
+    kind: &'static str,
+    root: Arc<Dentry>,
+    /// `None` for the root file system and for those that hang nowhere.
+    at: Option<Path>,
+}
+
+static MOUNTS: IrqLock<Vec<Arc<Mount>>> = IrqLock::new(Vec::new());
+
+impl Mount {
+    fn new(kind: &'static str, root: Arc<Dentry>, at: Option<Path>) -> Arc<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        Arc::new(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), kind, root, at })
+    }
+
+    /// The file system that everything else hangs in.
+    pub fn root_of_all(kind: &'static str, inode: Arc<dyn Inode>) -> Arc<Self> {
+        let mount = Self::new(kind, Dentry::root(inode), None);
+        MOUNTS.lock().push(mount.clone());
+        mount
+    }
+
+    /// A file system without a place, for files that have none.
+    pub fn detached(kind: &'static str, inode: Arc<dyn Inode>) -> Arc<Self> {
+        Self::new(kind, Dentry::root(inode), None)
+    }
+
+    /// Hangs a file system at a directory. EBUSY where something is mounted already, ENOTDIR for anything else than a
+    /// directory.
+    pub fn hang_at(kind: &'static str, inode: Arc<dyn Inode>, at: &Path) -> Result<Arc<Self>> {
+        if at.dentry().kind() != FileKind::Directory {
+            return Err(Errno::ENOTDIR);
+        }
+        if at.dentry().is_mount_point.load(Ordering::Acquire) {
+            return Err(Errno::EBUSY);
+        }
+        let mount = Self::new(kind, Dentry::root(inode), Some(at.clone()));
+        at.dentry().hang(mount.clone());
+        MOUNTS.lock().push(mount.clone());
+        Ok(mount)
+    }
+
+    /// All that have a place, in the order of mounting.
+    pub fn all() -> Vec<Arc<Self>> {
+        MOUNTS.lock().clone()
+    }
+
+    /// Its number in mountinfo and statx.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The type of file system, as in /proc/filesystems.
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// Its root directory.
+    pub fn root(&self) -> &Arc<Dentry> {
+        &self.root
+    }
+
+    /// Where it hangs; `None` for the root file system.
+    pub fn at(&self) -> Option<&Path> {
+        self.at.as_ref()
+    }
+}

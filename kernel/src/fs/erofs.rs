@@ -1,0 +1,291 @@
+//! The root file system: an EROFS image in memory, mapped in place.
+//!
+//! All decoding is [`klib::erofs`]'s; here its inodes become the VFS's. Uncompressed file data is copied to programs
+//! straight from the image and its pages are mapped where they are. What is not in place (the tail of a small file
+//! behind its inode, compressed extents) is copied into page frames once and kept with the inode.
+
+use alloc::{
+    collections::BTreeMap,
+    string::{String, ToString as _},
+    sync::{Arc, Weak},
+    vec,
+    vec::Vec,
+};
+
+use abi::{Errno, Result};
+use hal::PhysAddr;
+use klib::erofs::{self, Erofs, ErofsError};
+
+use super::{
+    DirectoryEntry, FileKind, FileOps, FileSystemStatus, FileTime, Inode, Metadata, OpenFlags, ReadBuffer, devfs,
+    virtual_files::next_device,
+};
+use crate::{
+    mm::{PAGE_SIZE, frames::FrameRef, object::VmObject},
+    sync::IrqLock,
+};
+
+/// statfs(2)'s magic number.
+const MAGIC: u64 = 0xe0f5_e1e2;
+const PAGE: u64 = PAGE_SIZE as u64;
+
+/// A damaged image is an input error; what is missing is memory otherwise.
+fn errno(error: ErofsError) -> Errno {
+    match error {
+        ErofsError::OutOfMemory => Errno::ENOMEM,
+        ErofsError::NotDirectory(_) => Errno::ENOTDIR,
+        other => {
+            log::error!("{other}");
+            Errno::EIO
+        }
+    }
+}
+
+struct Instance {
+    image: Erofs<'static>,
+    image_phys: PhysAddr,
+    device: u64,
+    /// So that two names of one file give one inode.
+    inodes: IrqLock<BTreeMap<u64, Weak<ErofsInode>>>,
+}
+
+/// A file of the image.
+pub struct ErofsInode {
+    fs: Arc<Instance>,
+    raw: erofs::Inode,
+    kind: FileKind,
+    /// Pages that are not in place.
+    copies: IrqLock<BTreeMap<u64, FrameRef>>,
+    this: Weak<Self>,
+}
+
+/// Opens the image at `image_phys`, which is page-aligned, and answers its root directory.
+///
+/// The error says what is wrong with the image.
+pub fn open_image(image: &'static [u8], image_phys: PhysAddr) -> core::result::Result<Arc<dyn Inode>, String> {
+    let image = Erofs::new(image).map_err(|error| error.to_string())?;
+    let root = image.root().map_err(|error| error.to_string())?;
+    let fs = Arc::new(Instance { image, image_phys, device: next_device(), inodes: IrqLock::new(BTreeMap::new()) });
+    let root = fs.inode(root.nid).map_err(|error| error.to_string())?;
+    Ok(root)
+}
+
+fn kind_of(kind: erofs::FileKind) -> Option<FileKind> {
+    Some(match kind {
+        erofs::FileKind::Unknown => return None,
+        erofs::FileKind::Regular => FileKind::Regular,
+        erofs::FileKind::Directory => FileKind::Directory,
+        erofs::FileKind::CharDevice => FileKind::CharDevice,
+        erofs::FileKind::BlockDevice => FileKind::BlockDevice,
+        erofs::FileKind::Fifo => FileKind::Fifo,
+        erofs::FileKind::Socket => FileKind::Socket,
+        erofs::FileKind::Symlink => FileKind::Symlink,
+    })
+}
+
+impl Instance {
+    fn inode(self: &Arc<Self>, nid: u64) -> Result<Arc<ErofsInode>> {
+        if let Some(inode) = self.inodes.lock().get(&nid).and_then(Weak::upgrade) {
+            return Ok(inode);
+        }
+        let raw = self.image.inode(nid).map_err(errno)?;
+        let kind = kind_of(raw.kind()).ok_or(Errno::EIO)?;
+        let inode = Arc::new_cyclic(|this| ErofsInode {
+            fs: self.clone(),
+            raw,
+            kind,
+            copies: IrqLock::new(BTreeMap::new()),
+            this: this.clone(),
+        });
+        let mut inodes = self.inodes.lock();
+        if let Some(other) = inodes.get(&nid).and_then(Weak::upgrade) {
+            return Ok(other);
+        }
+        inodes.insert(nid, Arc::downgrade(&inode));
+        Ok(inode)
+    }
+}
+
+impl ErofsInode {
+    /// Page `index` as a frame of its own, with zeroes behind the end of the file.
+    fn copied_page(&self, index: u64) -> Result<FrameRef> {
+        if let Some(frame) = self.copies.lock().get(&index) {
+            return Ok(frame.clone());
+        }
+        let offset = index.checked_mul(PAGE).ok_or(Errno::ENXIO)?;
+        if self.raw.is_compressed() {
+            self.keep_extent(offset)?;
+            if let Some(frame) = self.copies.lock().get(&index) {
+                return Ok(frame.clone());
+            }
+        }
+        // A page with parts of several extents, or one behind its inode.
+        let mut bytes = vec![0; PAGE_SIZE];
+        let len = self.fs.image.read_at(&self.raw, offset, &mut bytes).map_err(errno)?;
+        let frame = FrameRef::zeroed()?;
+        frame.write(0, bytes.get(..len).unwrap_or_default());
+        Ok(self.copies.lock().entry(index).or_insert(frame).clone())
+    }
+
+    /// Decompresses the extent that holds `offset` and keeps all pages that lie wholly in it.
+    fn keep_extent(&self, offset: u64) -> Result<()> {
+        let extent = self.fs.image.extent_at(&self.raw, offset).map_err(errno)?;
+        let end = extent.start + extent.data.len() as u64;
+        let first = extent.start.div_ceil(PAGE);
+        // The file's last page counts as whole.
+        let last = if end >= self.raw.size { end.div_ceil(PAGE) } else { end / PAGE };
+        for index in first..last {
+            let from = usize::try_from(index * PAGE - extent.start).map_err(|_| Errno::EIO)?;
+            let rest = extent.data.get(from..).unwrap_or_default();
+            let frame = FrameRef::zeroed()?;
+            frame.write(0, rest.get(..PAGE_SIZE).unwrap_or(rest));
+            self.copies.lock().entry(index).or_insert(frame);
+        }
+        Ok(())
+    }
+}
+
+impl Inode for ErofsInode {
+    fn metadata(&self) -> Metadata {
+        let raw = &self.raw;
+        let mut metadata = Metadata::new(self.fs.device, raw.nid, self.kind, u32::from(raw.mode) & 0o7777);
+        let time = FileTime { seconds: raw.mtime as i64, nanoseconds: raw.mtime_nsec };
+        metadata.links = raw.nlink;
+        metadata.uid = raw.uid;
+        metadata.gid = raw.gid;
+        metadata.rdev = u64::from(raw.rdev);
+        metadata.size = raw.size;
+        metadata.blocks = raw.size.div_ceil(PAGE) * (PAGE / 512);
+        (metadata.accessed, metadata.modified, metadata.changed) = (time, time, time);
+        metadata
+    }
+
+    fn set_attributes(&self, _change: super::AttributeChange) -> Result<()> {
+        Err(Errno::EROFS)
+    }
+
+    fn status(&self) -> FileSystemStatus {
+        FileSystemStatus {
+            magic: MAGIC,
+            block_size: PAGE,
+            blocks: self.fs.image.block_count(),
+            free: 0,
+            files: self.fs.image.inode_count(),
+            read_only: true,
+        }
+    }
+
+    fn names_are_constant(&self) -> bool {
+        true
+    }
+
+    fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
+        let nid = self.fs.image.lookup(&self.raw, name).map_err(errno)?.ok_or(Errno::ENOENT)?;
+        Ok(self.fs.inode(nid)?)
+    }
+
+    fn read_directory(&self, position: u64, visit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool) -> Result<()> {
+        let mut each = |entry: erofs::DirEntry<'_>| {
+            let kind = match kind_of(entry.kind) {
+                Some(kind) => kind,
+                None => match self.fs.inode(entry.nid) {
+                    Ok(inode) => inode.kind,
+                    Err(_) => return true,
+                },
+            };
+            matches!(entry.name, b"." | b"..")
+                || visit(DirectoryEntry { name: entry.name, inode: entry.nid, kind, next: entry.next_cookie })
+        };
+        self.fs.image.read_dir(&self.raw, position, &mut each).map_err(errno)
+    }
+
+    fn create(&self, _name: &[u8], _kind: FileKind, _permissions: u32, _rdev: u64) -> Result<Arc<dyn Inode>> {
+        Err(if self.kind == FileKind::Directory { Errno::EROFS } else { Errno::ENOTDIR })
+    }
+
+    fn create_unlinked(&self, _permissions: u32) -> Result<Arc<dyn Inode>> {
+        Err(Errno::EROFS)
+    }
+
+    fn read_link(&self) -> Result<Vec<u8>> {
+        if self.kind != FileKind::Symlink {
+            return Err(Errno::EINVAL);
+        }
+        // A longer target could not be followed, and its size is only the image's claim.
+        let len = usize::try_from(self.raw.size).ok().filter(|len| *len < PAGE_SIZE).ok_or(Errno::ENAMETOOLONG)?;
+        let mut target = vec![0; len];
+        let read = self.fs.image.read_at(&self.raw, 0, &mut target).map_err(errno)?;
+        target.truncate(read);
+        Ok(target)
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut ReadBuffer<'_>) -> Result<usize> {
+        if self.kind == FileKind::Directory {
+            return Err(Errno::EISDIR);
+        }
+        let mut done = 0;
+        while buffer.remaining() > 0 {
+            let at = offset.saturating_add(done as u64);
+            if at >= self.raw.size {
+                break;
+            }
+            let result = match self.fs.image.slice_at(&self.raw, at) {
+                Err(error) => Err(errno(error)),
+                Ok(Some(bytes)) => {
+                    let wanted = bytes.len().min(buffer.remaining());
+                    buffer.put(bytes).map(|copied| (copied, wanted))
+                }
+                Ok(None) => self.copied_page(at / PAGE).and_then(|frame| {
+                    let within = (at % PAGE) as usize;
+                    let wanted = (self.raw.size - at).min(PAGE - at % PAGE).min(buffer.remaining() as u64) as usize;
+                    buffer.put_frame(&frame, within, wanted).map(|copied| (copied, wanted))
+                }),
+            };
+            match result {
+                Ok((copied, wanted)) => {
+                    done += copied;
+                    if copied < wanted {
+                        break;
+                    }
+                }
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
+    }
+
+    fn vm_object(&self) -> Option<Arc<dyn VmObject>> {
+        if self.kind != FileKind::Regular {
+            return None;
+        }
+        Some(self.this.upgrade()?)
+    }
+
+    fn open(&self, flags: OpenFlags) -> Result<Option<Arc<dyn FileOps>>> {
+        match self.kind {
+            FileKind::CharDevice | FileKind::BlockDevice => {
+                devfs::open_device(self.kind, u64::from(self.raw.rdev), flags).map(Some)
+            }
+            // A FIFO needs a place for its state, which a read-only image is not.
+            FileKind::Fifo => Err(Errno::ENXIO),
+            _ => Ok(None),
+        }
+    }
+}
+
+impl VmObject for ErofsInode {
+    fn page(&self, index: u64) -> Result<FrameRef> {
+        if index >= self.raw.size.div_ceil(PAGE) {
+            return Err(Errno::ENXIO);
+        }
+        match self.fs.image.page_in_place(&self.raw, index).map_err(errno)? {
+            Some(offset) => Ok(FrameRef::from_static(self.fs.image_phys.checked_add(offset as u64).ok_or(Errno::EIO)?)),
+            None => self.copied_page(index),
+        }
+    }
+
+    fn identity(&self) -> usize {
+        core::ptr::from_ref(self).addr()
+    }
+}

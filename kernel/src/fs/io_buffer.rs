@@ -1,0 +1,190 @@
+//! Where read and write calls put and take their bytes: user memory, in one piece or many, or kernel memory.
+//!
+//! A file sees one [`ReadBuffer`] or [`WriteBuffer`] and copies in as many steps as suit it; a fault in user memory
+//! shows as EFAULT at the byte where it happens, after which what came before still counts. Do not call these with a
+//! lock held that a page fault could need.
+
+use abi::{Errno, Result};
+use hal::UserAddr;
+
+use crate::mm::{PAGE_SIZE, frames::FrameRef, user};
+
+/// One stretch of user memory.
+#[derive(Clone, Copy, Debug)]
+pub struct UserSlice {
+    /// First byte.
+    pub address: UserAddr,
+    /// Length in bytes.
+    pub len: usize,
+}
+
+impl UserSlice {
+    fn skip(&mut self, bytes: usize) {
+        self.address = UserAddr::new(self.address.get().wrapping_add(bytes as u64));
+        self.len -= bytes;
+    }
+}
+
+enum Memory<'a, K> {
+    User(UserSlice),
+    Vector(&'a mut [UserSlice]),
+    Kernel(K),
+}
+
+/// Room that a read call fills.
+pub struct ReadBuffer<'a> {
+    memory: Memory<'a, &'a mut [u8]>,
+    remaining: usize,
+}
+
+impl<'a> ReadBuffer<'a> {
+    /// User memory in one piece.
+    pub fn user(address: UserAddr, len: usize) -> Self {
+        Self { memory: Memory::User(UserSlice { address, len }), remaining: len }
+    }
+
+    /// User memory in pieces (readv).
+    pub fn user_vector(pieces: &'a mut [UserSlice]) -> Self {
+        let remaining = pieces.iter().map(|piece| piece.len).sum();
+        Self { memory: Memory::Vector(pieces), remaining }
+    }
+
+    /// Kernel memory.
+    pub fn kernel(bytes: &'a mut [u8]) -> Self {
+        let remaining = bytes.len();
+        Self { memory: Memory::Kernel(bytes), remaining }
+    }
+
+    /// Room left, in bytes.
+    pub const fn remaining(&self) -> usize {
+        self.remaining
+    }
+
+    /// Copies as much of `bytes` as there is room for; returns how much. EFAULT only when nothing at all was copied by
+    /// this call.
+    pub fn put(&mut self, bytes: &[u8]) -> Result<usize> {
+        let wanted = bytes.len().min(self.remaining);
+        let mut bytes = &bytes[..wanted];
+        let mut done = 0;
+        while !bytes.is_empty() {
+            let step = match &mut self.memory {
+                Memory::Kernel(room) => {
+                    let (front, rest) = core::mem::take(room).split_at_mut(bytes.len());
+                    front.copy_from_slice(bytes);
+                    *room = rest;
+                    bytes.len()
+                }
+                Memory::User(slice) => put_user(slice, bytes),
+                Memory::Vector(pieces) => match pieces.iter_mut().find(|piece| piece.len > 0) {
+                    Some(piece) => put_user(piece, &bytes[..bytes.len().min(piece.len)]),
+                    None => 0,
+                },
+            };
+            if step == 0 {
+                self.remaining -= done;
+                return if done == 0 { Err(Errno::EFAULT) } else { Ok(done) };
+            }
+            done += step;
+            bytes = &bytes[step..];
+        }
+        self.remaining -= done;
+        Ok(done)
+    }
+
+    /// Copies from a page: `len` bytes at `offset`, as far as they are in the page. As [`put`](Self::put) otherwise.
+    pub fn put_frame(&mut self, frame: &FrameRef, offset: usize, len: usize) -> Result<usize> {
+        let offset = offset.min(PAGE_SIZE);
+        let len = len.min(PAGE_SIZE - offset);
+        // SAFETY: within the page, which lives as long as `frame`. A program that writes to the page meanwhile gets
+        // some mix of old and new bytes, as read(2) of a mapped file gives; nothing depends on the values.
+        self.put(unsafe { core::slice::from_raw_parts(frame.bytes().add(offset), len) })
+    }
+}
+
+fn put_user(slice: &mut UserSlice, bytes: &[u8]) -> usize {
+    let copied = user::copy_out_partial(slice.address, bytes);
+    slice.skip(copied);
+    copied
+}
+
+/// Bytes that a write call hands over.
+pub struct WriteBuffer<'a> {
+    memory: Memory<'a, &'a [u8]>,
+    remaining: usize,
+}
+
+impl<'a> WriteBuffer<'a> {
+    /// User memory in one piece.
+    pub fn user(address: UserAddr, len: usize) -> Self {
+        Self { memory: Memory::User(UserSlice { address, len }), remaining: len }
+    }
+
+    /// User memory in pieces (writev).
+    pub fn user_vector(pieces: &'a mut [UserSlice]) -> Self {
+        let remaining = pieces.iter().map(|piece| piece.len).sum();
+        Self { memory: Memory::Vector(pieces), remaining }
+    }
+
+    /// Kernel memory.
+    pub fn kernel(bytes: &'a [u8]) -> Self {
+        Self { memory: Memory::Kernel(bytes), remaining: bytes.len() }
+    }
+
+    /// Bytes left.
+    pub const fn remaining(&self) -> usize {
+        self.remaining
+    }
+
+    /// Hands over at most `len` bytes from here on.
+    pub fn limit(&mut self, len: usize) {
+        self.remaining = self.remaining.min(len);
+    }
+
+    /// Takes up to `out.len()` bytes; returns how many, 0 only when none are left. EFAULT only when nothing at all
+    /// was copied by this call.
+    pub fn take(&mut self, out: &mut [u8]) -> Result<usize> {
+        let wanted = out.len().min(self.remaining);
+        let mut done = 0;
+        while done < wanted {
+            let room = &mut out[done..wanted];
+            let step = match &mut self.memory {
+                Memory::Kernel(bytes) => {
+                    let (front, rest) = bytes.split_at(room.len());
+                    room.copy_from_slice(front);
+                    *bytes = rest;
+                    room.len()
+                }
+                Memory::User(slice) => take_user(slice, room),
+                Memory::Vector(pieces) => match pieces.iter_mut().find(|piece| piece.len > 0) {
+                    Some(piece) => {
+                        let len = room.len().min(piece.len);
+                        take_user(piece, &mut room[..len])
+                    }
+                    None => 0,
+                },
+            };
+            if step == 0 {
+                self.remaining -= done;
+                return if done == 0 { Err(Errno::EFAULT) } else { Ok(done) };
+            }
+            done += step;
+        }
+        self.remaining -= done;
+        Ok(done)
+    }
+
+    /// Takes up to `len` bytes into a page at `offset`, as far as they fit. As [`take`](Self::take) otherwise.
+    pub fn take_frame(&mut self, frame: &FrameRef, offset: usize, len: usize) -> Result<usize> {
+        let offset = offset.min(PAGE_SIZE);
+        let len = len.min(PAGE_SIZE - offset);
+        // SAFETY: within the page, which lives as long as `frame`. Who else has the page mapped or reads it gets some
+        // mix of old and new bytes; nothing depends on the values.
+        self.take(unsafe { core::slice::from_raw_parts_mut(frame.bytes().add(offset), len) })
+    }
+}
+
+fn take_user(slice: &mut UserSlice, room: &mut [u8]) -> usize {
+    let copied = user::copy_in_partial(slice.address, room);
+    slice.skip(copied);
+    copied
+}

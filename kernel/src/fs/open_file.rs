@@ -1,0 +1,239 @@
+//! What a file descriptor refers to.
+
+use alloc::{string::String, sync::Arc};
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+
+use abi::{Errno, Result, linux};
+use hal::UserAddr;
+
+use super::{FileOps, Inode, Metadata, PollEvents, PollTable, ReadBuffer, WriteBuffer, locks, path::Path};
+use crate::sync::IrqLock;
+
+/// The flags of open(2) that live with the open file or matter while opening.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpenFlags(u32);
+
+impl OpenFlags {
+    /// From a program's bits.
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+    /// To a program's bits.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+    /// Whether all of `bits` are set.
+    pub const fn contains(self, bits: u32) -> bool {
+        self.0 & bits == bits
+    }
+    /// Whether reading is allowed.
+    pub const fn readable(self) -> bool {
+        !self.contains(linux::O_PATH) && matches!(self.0 & linux::O_ACCMODE, linux::O_RDONLY | linux::O_RDWR)
+    }
+    /// Whether writing is allowed.
+    pub const fn writable(self) -> bool {
+        !self.contains(linux::O_PATH) && matches!(self.0 & linux::O_ACCMODE, linux::O_WRONLY | linux::O_RDWR)
+    }
+}
+
+/// An open file description, as open(2) calls it: flags, position and what is open. Dropped with its last descriptor.
+pub struct OpenFile {
+    ops: Arc<dyn FileOps>,
+    path: Option<Path>,
+    flags: AtomicU32,
+    position: IrqLock<u64>,
+    owner: AtomicI32,
+    signal: AtomicI32,
+}
+
+/// The flags fcntl(F_SETFL) may change.
+const CHANGEABLE: u32 = linux::O_APPEND | linux::O_NONBLOCK | linux::FASYNC | linux::O_DIRECT | linux::O_NOATIME;
+/// The flags that fcntl(F_GETFL) does not show.
+const CREATION: u32 = linux::O_CREAT | linux::O_EXCL | linux::O_NOCTTY | linux::O_TRUNC | linux::O_CLOEXEC;
+
+impl OpenFile {
+    /// A file opened by path.
+    pub fn new(ops: Arc<dyn FileOps>, path: Path, flags: OpenFlags) -> Arc<Self> {
+        Arc::new(Self {
+            ops,
+            path: Some(path),
+            flags: AtomicU32::new(flags.bits() & !CREATION),
+            position: IrqLock::new(0),
+            owner: AtomicI32::new(0),
+            signal: AtomicI32::new(0),
+        })
+    }
+
+    /// A file without a path: pipe, socket, event counter.
+    pub fn anonymous(ops: Arc<dyn FileOps>, flags: OpenFlags) -> Arc<Self> {
+        Arc::new(Self {
+            ops,
+            path: None,
+            flags: AtomicU32::new(flags.bits() & !CREATION),
+            position: IrqLock::new(0),
+            owner: AtomicI32::new(0),
+            signal: AtomicI32::new(0),
+        })
+    }
+
+    /// Its flags.
+    pub fn flags(&self) -> OpenFlags {
+        OpenFlags(self.flags.load(Ordering::Relaxed))
+    }
+
+    /// fcntl(F_SETFL).
+    pub fn set_flags(&self, flags: u32) {
+        let kept = self.flags.load(Ordering::Relaxed) & !CHANGEABLE;
+        self.flags.store(kept | flags & CHANGEABLE, Ordering::Relaxed);
+    }
+
+    /// Who gets SIGIO and SIGURG (fcntl(2), F_SETOWN): a process, or a group where negative; 0 for nobody.
+    pub fn owner(&self) -> i32 {
+        self.owner.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`owner`](Self::owner).
+    pub fn set_owner(&self, owner: i32) {
+        self.owner.store(owner, Ordering::Relaxed);
+    }
+
+    /// The signal sent instead of SIGIO (F_SETSIG); 0 for SIGIO.
+    pub fn owner_signal(&self) -> i32 {
+        self.signal.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`owner_signal`](Self::owner_signal).
+    pub fn set_owner_signal(&self, signal: i32) {
+        self.signal.store(signal, Ordering::Relaxed);
+    }
+
+    /// Whether calls must not block.
+    pub fn is_nonblocking(&self) -> bool {
+        self.flags().contains(linux::O_NONBLOCK)
+    }
+
+    /// Where it was opened.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_ref()
+    }
+
+    /// The inode, where it has one.
+    pub fn inode(&self) -> Option<&Arc<dyn Inode>> {
+        self.path.as_ref().map(|path| path.inode())
+    }
+
+    /// What it does.
+    pub fn ops(&self) -> &Arc<dyn FileOps> {
+        &self.ops
+    }
+
+    /// Its operations as a concrete type.
+    pub fn downcast<T: 'static>(&self) -> Option<&T> {
+        self.ops.as_any().downcast_ref()
+    }
+
+    /// read(2) and readv(2).
+    pub fn read(&self, buffer: &mut ReadBuffer<'_>) -> Result<usize> {
+        if !self.flags().readable() {
+            return Err(Errno::EBADF);
+        }
+        if !self.ops.is_seekable() {
+            return self.ops.read(self, &mut 0, buffer);
+        }
+        let mut position = *self.position.lock();
+        let result = self.ops.read(self, &mut position, buffer);
+        *self.position.lock() = position;
+        result
+    }
+
+    /// write(2) and writev(2).
+    pub fn write(&self, buffer: &mut WriteBuffer<'_>) -> Result<usize> {
+        if !self.flags().writable() {
+            return Err(Errno::EBADF);
+        }
+        if !self.ops.is_seekable() {
+            return self.ops.write(self, &mut 0, buffer);
+        }
+        let mut position = *self.position.lock();
+        if self.flags().contains(linux::O_APPEND)
+            && let Some(inode) = self.inode()
+        {
+            position = inode.metadata().size;
+        }
+        let result = self.ops.write(self, &mut position, buffer);
+        *self.position.lock() = position;
+        result
+    }
+
+    /// pread(2) and preadv(2).
+    pub fn read_at(&self, offset: u64, buffer: &mut ReadBuffer<'_>) -> Result<usize> {
+        if !self.flags().readable() {
+            return Err(Errno::EBADF);
+        }
+        if !self.ops.is_seekable() {
+            return Err(Errno::ESPIPE);
+        }
+        self.ops.read(self, &mut { offset }, buffer)
+    }
+
+    /// pwrite(2) and pwritev(2). As on Linux, O_APPEND wins over the offset.
+    pub fn write_at(&self, offset: u64, buffer: &mut WriteBuffer<'_>) -> Result<usize> {
+        if !self.flags().writable() {
+            return Err(Errno::EBADF);
+        }
+        if !self.ops.is_seekable() {
+            return Err(Errno::ESPIPE);
+        }
+        let append = self.flags().contains(linux::O_APPEND);
+        let mut position = match self.inode() {
+            Some(inode) if append => inode.metadata().size,
+            _ => offset,
+        };
+        self.ops.write(self, &mut position, buffer)
+    }
+
+    /// The file position.
+    pub fn position(&self) -> u64 {
+        *self.position.lock()
+    }
+
+    /// Sets the file position.
+    pub fn set_position(&self, position: u64) {
+        *self.position.lock() = position;
+    }
+
+    /// What is ready.
+    pub fn poll(&self, table: &mut PollTable<'_>) -> PollEvents {
+        self.ops.poll(table)
+    }
+
+    /// ioctl(2).
+    pub fn ioctl(&self, command: u32, argument: UserAddr) -> Result<u64> {
+        self.ops.ioctl(self, command, argument)
+    }
+
+    /// What fstat(2) tells.
+    pub fn metadata(&self) -> Result<Metadata> {
+        match (self.ops.metadata(), self.inode()) {
+            (Some(metadata), _) => Ok(metadata),
+            (None, Some(inode)) => Ok(inode.metadata()),
+            (None, None) => Err(Errno::EBADF),
+        }
+    }
+
+    /// What a link in /proc/PID/fd shows.
+    pub fn description(&self) -> String {
+        match &self.path {
+            Some(path) => path.display(),
+            None => self.ops.description(),
+        }
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        locks::release_description_locks(self);
+        let ops = self.ops.clone();
+        ops.released(self);
+    }
+}

@@ -1,0 +1,376 @@
+//! The texts of /proc/PID and /proc/PID/task/TID, in proc(5)'s formats.
+
+use alloc::{boxed::Box, collections::BTreeMap, format, string::String, sync::Arc, vec::Vec};
+use core::{fmt::Write as _, ops::Range};
+
+use abi::{Errno, Result, linux};
+use hal::UserAddr;
+
+use super::{maps, system};
+use crate::{
+    fs::{path::Path, tty, virtual_files::Take},
+    mm::PAGE_SIZE,
+    sync::IrqLock,
+    task::{
+        process::{ExitStatus, Process},
+        signal::{NSIG, SIG_DFL, SIG_IGN},
+        thread::{RunState, Thread},
+    },
+};
+
+/// Nanoseconds of a clock tick as /proc counts them (sysconf(3), _SC_CLK_TCK).
+const TICK_NS: u64 = 10_000_000;
+/// The most bytes of a command line or an environment that are shown.
+const MAX_STRINGS: u64 = 2 << 20;
+
+/// A file of a process or thread.
+#[derive(Clone, Copy)]
+pub enum Text {
+    /// auxv.
+    AuxiliaryVector,
+    /// cgroup.
+    ControlGroup,
+    /// cmdline.
+    CommandLine,
+    /// comm.
+    Name,
+    /// environ.
+    Environment,
+    /// io.
+    Transfers,
+    /// limits.
+    Limits,
+    /// maps.
+    Maps,
+    /// smaps.
+    DetailedMaps,
+    /// smaps_rollup.
+    MapsSummary,
+    /// mountinfo.
+    MountInformation,
+    /// mounts.
+    Mounts,
+    /// oom_score.
+    OomScore,
+    /// oom_score_adj.
+    OomScoreAdjustment,
+    /// stat.
+    Stat,
+    /// statm.
+    MemoryStat,
+    /// status.
+    Status,
+    /// wchan.
+    WaitChannel,
+}
+
+impl Text {
+    /// Whether it takes writes.
+    pub const fn is_writable(self) -> bool {
+        matches!(self, Self::Name | Self::OomScoreAdjustment)
+    }
+
+    /// Its permission bits.
+    pub const fn permissions(self) -> u32 {
+        match self {
+            Self::Name | Self::OomScoreAdjustment => 0o644,
+            Self::AuxiliaryVector | Self::Environment | Self::Transfers => 0o400,
+            _ => 0o444,
+        }
+    }
+
+    /// Its bytes now.
+    pub fn make(self, process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Result<Vec<u8>> {
+        match self {
+            Self::AuxiliaryVector => Ok(process.memory().map(|memory| memory.layout().auxv).unwrap_or_default()),
+            Self::ControlGroup => Ok(b"0::/\n".to_vec()),
+            Self::CommandLine => Ok(strings(process, process.arguments_range())),
+            Self::Environment => Ok(strings(process, process.environment_range())),
+            Self::Name => Ok(format!("{}\n", name(process, thread)).into_bytes()),
+            Self::Transfers => Ok(transfers()),
+            Self::Limits => Ok(limits(process)),
+            Self::Maps => maps::maps(process),
+            Self::DetailedMaps => maps::detailed(process),
+            Self::MapsSummary => maps::summary(process),
+            Self::MemoryStat => maps::statm(process),
+            Self::MountInformation => Ok(system::mount_information(&root_of(process))),
+            Self::Mounts => Ok(system::mounts(&root_of(process))),
+            Self::OomScore => Ok(format!("{}\n", oom_score(process)).into_bytes()),
+            Self::OomScoreAdjustment => Ok(format!("{}\n", oom_adjustment(process)).into_bytes()),
+            Self::Stat => Ok(stat(process, thread)),
+            Self::Status => Ok(status(process, thread)),
+            Self::WaitChannel => Ok(b"0".to_vec()),
+        }
+    }
+
+    /// What its writes do.
+    pub fn taker(self, process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Option<Take> {
+        match self {
+            Self::Name => {
+                let thread = thread.cloned().or_else(|| process.main_thread())?;
+                Some(Box::new(move |bytes| {
+                    thread.set_name(bytes.strip_suffix(b"\n").unwrap_or(bytes));
+                    Ok(())
+                }))
+            }
+            Self::OomScoreAdjustment => {
+                let process = process.clone();
+                Some(Box::new(move |bytes| set_oom_adjustment(&process, bytes)))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn root_of(process: &Arc<Process>) -> Path {
+    process.fs().lock().root.clone()
+}
+
+fn name(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> String {
+    match thread {
+        Some(thread) => thread.name(),
+        None => process.name(),
+    }
+}
+
+/// The bytes of a stretch of the process's memory, as far as they can be read.
+fn strings(process: &Arc<Process>, range: Range<u64>) -> Vec<u8> {
+    let Some(memory) = process.memory() else { return Vec::new() };
+    let len = range.end.saturating_sub(range.start).min(MAX_STRINGS) as usize;
+    let mut bytes = alloc::vec![0; len];
+    let read = memory.read(UserAddr::new(range.start), &mut bytes);
+    bytes.truncate(read);
+    bytes
+}
+
+fn transfers() -> Vec<u8> {
+    // Nothing here goes to or comes from storage; characters are not counted.
+    let mut text = String::new();
+    for name in ["rchar", "wchar", "syscr", "syscw", "read_bytes", "write_bytes", "cancelled_write_bytes"] {
+        let _ = writeln!(text, "{name}: 0");
+    }
+    text.into_bytes()
+}
+
+fn limits(process: &Arc<Process>) -> Vec<u8> {
+    const NAMES: [(u32, &str, &str); 16] = [
+        (linux::RLIMIT_CPU, "Max cpu time", "seconds"),
+        (linux::RLIMIT_FSIZE, "Max file size", "bytes"),
+        (linux::RLIMIT_DATA, "Max data size", "bytes"),
+        (linux::RLIMIT_STACK, "Max stack size", "bytes"),
+        (linux::RLIMIT_CORE, "Max core file size", "bytes"),
+        (linux::RLIMIT_RSS, "Max resident set", "bytes"),
+        (linux::RLIMIT_NPROC, "Max processes", "processes"),
+        (linux::RLIMIT_NOFILE, "Max open files", "files"),
+        (linux::RLIMIT_MEMLOCK, "Max locked memory", "bytes"),
+        (linux::RLIMIT_AS, "Max address space", "bytes"),
+        (linux::RLIMIT_LOCKS, "Max file locks", "locks"),
+        (linux::RLIMIT_SIGPENDING, "Max pending signals", "signals"),
+        (linux::RLIMIT_MSGQUEUE, "Max msgqueue size", "bytes"),
+        (linux::RLIMIT_NICE, "Max nice priority", ""),
+        (linux::RLIMIT_RTPRIO, "Max realtime priority", ""),
+        (linux::RLIMIT_RTTIME, "Max realtime timeout", "us"),
+    ];
+    let show = |limit: u64| if limit == u64::MAX { String::from("unlimited") } else { format!("{limit}") };
+    let mut text = format!("{:<25} {:<20} {:<20} {:<10}\n", "Limit", "Soft Limit", "Hard Limit", "Units");
+    for (resource, name, unit) in NAMES {
+        let (soft, hard) = process.rlimit(resource);
+        let _ = writeln!(text, "{name:<25} {:<20} {:<20} {unit:<10}", show(soft), show(hard));
+    }
+    text.into_bytes()
+}
+
+/// oom_score_adj of the processes that set one, with their start to tell a reused number.
+static OOM_ADJUSTMENTS: IrqLock<BTreeMap<i32, (u64, i32)>> = IrqLock::new(BTreeMap::new());
+
+/// How a process weighs when memory is out: -1000 (never ended) to 1000.
+pub fn oom_adjustment(process: &Process) -> i32 {
+    let adjustments = OOM_ADJUSTMENTS.lock();
+    adjustments.get(&process.pid()).filter(|(start, _)| *start == process.started_ns()).map_or(0, |(_, value)| *value)
+}
+
+fn set_oom_adjustment(process: &Process, bytes: &[u8]) -> Result<()> {
+    let text = core::str::from_utf8(bytes.trim_ascii()).map_err(|_| Errno::EINVAL)?;
+    let value: i32 = text.parse().map_err(|_| Errno::EINVAL)?;
+    if !(-1000..=1000).contains(&value) {
+        return Err(Errno::EINVAL);
+    }
+    let mut adjustments = OOM_ADJUSTMENTS.lock();
+    adjustments.retain(|pid, _| crate::task::process::find(*pid).is_some());
+    adjustments.insert(process.pid(), (process.started_ns(), value));
+    Ok(())
+}
+
+/// The share of memory a process holds in thousandths, with its adjustment.
+fn oom_score(process: &Arc<Process>) -> i64 {
+    let resident = process.memory().map_or(0, |memory| memory.resident_pages());
+    let total = (crate::mm::frames::stats().total as u64).max(1);
+    ((resident * 1000 / total) as i64 + i64::from(oom_adjustment(process))).clamp(0, 2000)
+}
+
+/// The letter and word for what a process or thread is doing.
+fn state(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> (char, &'static str) {
+    if process.exit_status().is_some() {
+        return ('Z', "zombie");
+    }
+    if process.is_stopped() {
+        return ('T', "stopped");
+    }
+    match thread.map(|thread| thread.run_state()) {
+        Some(RunState::Running | RunState::Runnable) => ('R', "running"),
+        Some(RunState::Dead) => ('X', "dead"),
+        Some(RunState::Blocked) | None => ('S', "sleeping"),
+    }
+}
+
+/// Sets of ignored and of caught signals.
+fn signal_actions(process: &Arc<Process>) -> (u64, u64) {
+    let actions = process.actions.lock();
+    let (mut ignored, mut caught) = (0, 0);
+    for signal in 1..NSIG {
+        match actions.get(signal).handler {
+            SIG_DFL => {}
+            SIG_IGN => ignored |= 1 << (signal - 1),
+            _ => caught |= 1 << (signal - 1),
+        }
+    }
+    (ignored, caught)
+}
+
+fn stat(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
+    /// /dev/console, 5:1.
+    const CONSOLE: i32 = 0x501;
+    let shown = thread.cloned().or_else(|| process.main_thread());
+    let id = thread.map_or(process.pid(), |thread| thread.tid());
+    let (letter, _) = state(process, shown.as_ref());
+    let terminal = tty::controlling_terminal_of(process.session());
+    let (tty_number, foreground) = terminal.map_or((0, -1), |tty| (CONSOLE, tty.foreground()));
+    let cpu_ns = match thread {
+        Some(thread) => thread.cpu_time_ns(),
+        None => process.cpu_time_ns(),
+    };
+    let start_ns = match thread {
+        Some(thread) => thread.started_ns(),
+        None => process.started_ns(),
+    };
+    let memory = process.memory();
+    let (size, resident) = memory.as_ref().map_or((0, 0), |memory| (memory.virtual_pages(), memory.resident_pages()));
+    let (arguments, environment) = (process.arguments_range(), process.environment_range());
+    let (ignored, caught) = signal_actions(process);
+    let (pending, blocked) = shown.as_ref().map_or((0, 0), |thread| {
+        let signals = thread.signals.lock();
+        (signals.pending.set().bits(), signals.mask.bits())
+    });
+    let exit_word = process.exit_status().map_or(0, ExitStatus::wait_word);
+    let mut text = String::new();
+    let _ = write!(text, "{id} ({}) {letter} {}", name(process, thread), process.parent_pid());
+    let _ = write!(text, " {} {} {tty_number} {foreground}", process.group(), process.session());
+    // flags minflt cminflt majflt cmajflt
+    text.push_str(" 0 0 0 0 0");
+    let _ = write!(text, " {} 0 {} 0", cpu_ns / TICK_NS, process.children_cpu_time_ns() / TICK_NS);
+    // priority nice num_threads itrealvalue starttime
+    let _ = write!(text, " 20 0 {} 0 {}", process.threads().len(), start_ns / TICK_NS);
+    let _ = write!(text, " {} {resident} {}", size * PAGE_SIZE as u64, process.rlimit(linux::RLIMIT_RSS).0);
+    // startcode endcode startstack kstkesp kstkeip
+    text.push_str(" 0 0 0 0 0");
+    let _ = write!(text, " {pending} {} {} {}", blocked & 0x7fff_ffff, ignored & 0x7fff_ffff, caught & 0x7fff_ffff);
+    // wchan nswap cnswap exit_signal processor rt_priority policy delayacct_blkio_ticks guest_time cguest_time
+    let _ = write!(text, " 0 0 0 {} 0 0 0 0 0 0", linux::SIGCHLD);
+    // start_data end_data start_brk
+    text.push_str(" 0 0 0");
+    let _ = write!(text, " {} {}", arguments.start, arguments.end);
+    let _ = writeln!(text, " {} {} {exit_word}", environment.start, environment.end);
+    text.into_bytes()
+}
+
+fn status(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
+    /// All capabilities up to CAP_CHECKPOINT_RESTORE (capabilities(7)).
+    const ALL_CAPABILITIES: u64 = (1 << 41) - 1;
+    let shown = thread.cloned().or_else(|| process.main_thread());
+    let id = thread.map_or(process.pid(), |thread| thread.tid());
+    let (letter, word) = state(process, shown.as_ref());
+    let umask = process.fs().lock().umask;
+    let threads = process.threads().len();
+    let mut text = String::new();
+    let name = name(process, thread).replace('\\', "\\\\").replace('\n', "\\n");
+    let _ = write!(
+        text,
+        "Name:\t{name}\nUmask:\t{umask:04o}\nState:\t{letter} ({word})\nTgid:\t{}\nNgid:\t0\n",
+        process.pid()
+    );
+    let _ = write!(text, "Pid:\t{id}\nPPid:\t{}\nTracerPid:\t0\n", process.parent_pid());
+    let _ = write!(text, "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nFDSize:\t{}\nGroups:\t0 \n", fd_size(process));
+    let _ = write!(
+        text,
+        "NStgid:\t{0}\nNSpid:\t{id}\nNSpgid:\t{1}\nNSsid:\t{2}\n",
+        process.pid(),
+        process.group(),
+        process.session()
+    );
+    if let Some(memory) = process.memory() {
+        let kib = |pages: u64| pages * (PAGE_SIZE as u64 / 1024);
+        let (mut data, mut stack, mut code) = (0, 0, 0);
+        for mapping in memory.mappings() {
+            let size = (mapping.range.end - mapping.range.start) / 1024;
+            match (mapping.name.as_str(), mapping.executable) {
+                ("[stack]", _) => stack += size,
+                (_, true) => code += size,
+                (_, false) if mapping.writable && !mapping.shared => data += size,
+                _ => {}
+            }
+        }
+        let (size, resident) = (kib(memory.virtual_pages()), kib(memory.resident_pages()));
+        for (name, value) in [
+            ("VmPeak", size),
+            ("VmSize", size),
+            ("VmLck", 0),
+            ("VmPin", 0),
+            ("VmHWM", resident),
+            ("VmRSS", resident),
+            ("RssAnon", resident),
+            ("RssFile", 0),
+            ("RssShmem", 0),
+            ("VmData", data),
+            ("VmStk", stack),
+            ("VmExe", code),
+            ("VmLib", 0),
+            ("VmPTE", 0),
+            ("VmSwap", 0),
+        ] {
+            let _ = writeln!(text, "{name}:\t{value:>8} kB");
+        }
+    }
+    let (ignored, caught) = signal_actions(process);
+    let (pending, blocked) = shown.as_ref().map_or((0, 0), |thread| {
+        let signals = thread.signals.lock();
+        (signals.pending.set().bits(), signals.mask.bits())
+    });
+    let _ = write!(text, "CoreDumping:\t0\nTHP_enabled:\t0\nThreads:\t{threads}\n");
+    let _ = writeln!(text, "SigQ:\t0/{}", process.rlimit(linux::RLIMIT_SIGPENDING).0);
+    for (name, set) in [
+        ("SigPnd", pending),
+        ("ShdPnd", process.pending_signals().bits()),
+        ("SigBlk", blocked),
+        ("SigIgn", ignored),
+        ("SigCgt", caught),
+        ("CapInh", 0),
+        ("CapPrm", ALL_CAPABILITIES),
+        ("CapEff", ALL_CAPABILITIES),
+        ("CapBnd", ALL_CAPABILITIES),
+        ("CapAmb", 0),
+    ] {
+        let _ = writeln!(text, "{name}:\t{set:016x}");
+    }
+    let cpus = system::online_cpus();
+    let mask = 1u64.checked_shl(cpus as u32).map_or(u64::MAX, |bit| bit - 1);
+    let _ = write!(text, "NoNewPrivs:\t0\nSeccomp:\t0\nSeccomp_filters:\t0\nCpus_allowed:\t{mask:x}\n");
+    let _ = write!(text, "Cpus_allowed_list:\t{}\nMems_allowed:\t1\nMems_allowed_list:\t0\n", system::cpu_list(cpus));
+    text.push_str("voluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n");
+    text.into_bytes()
+}
+
+/// Slots of the descriptor table: what is in use, rounded up as Linux does.
+fn fd_size(process: &Arc<Process>) -> usize {
+    let highest = process.files().list().last().map_or(0, |(fd, _)| *fd as usize + 1);
+    highest.next_multiple_of(64).max(64)
+}

@@ -1,0 +1,341 @@
+//! What /proc says of the system as a whole.
+
+use alloc::{format, string::String, sync::Arc, vec::Vec};
+use core::{
+    fmt::Write as _,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use abi::{Errno, Result};
+
+use crate::{
+    fs::{
+        dentry::Mount,
+        fd_table, locks,
+        path::Path,
+        sysfs,
+        virtual_files::{VirtualDirectory, VirtualFs, VirtualLink},
+    },
+    irq,
+    mm::{PAGE_SIZE, frames},
+    rng,
+    sync::Once,
+    syscall::misc,
+    task::{
+        process::{self, PID_MAX},
+        scheduler,
+        thread::RunState,
+    },
+    time,
+};
+
+const NS_PER_SECOND: u64 = 1_000_000_000;
+/// Nanoseconds of a clock tick as /proc counts them.
+const TICK_NS: u64 = 10_000_000;
+
+/// As uname(2) has it.
+const VERSION: &str = concat!("#1 Piton ", env!("CARGO_PKG_VERSION"));
+
+/// The fixed entries of /proc.
+pub fn entries(fs: VirtualFs) -> Arc<VirtualDirectory> {
+    let root = VirtualDirectory::new(fs);
+    root.add_text("cmdline", || b"\n".to_vec());
+    root.add_text("cpuinfo", cpuinfo);
+    root.add_text("devices", devices);
+    root.add_text("filesystems", filesystems);
+    root.add_text("interrupts", interrupts);
+    root.add_text("loadavg", loadavg);
+    root.add_text("locks", || locks::list().into_bytes());
+    root.add_text("meminfo", meminfo);
+    root.add_text("modules", Vec::new);
+    root.add_text("partitions", || b"major minor  #blocks  name\n\n".to_vec());
+    root.add_text("stat", stat);
+    root.add_text("swaps", || b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n".to_vec());
+    root.add_text("uptime", uptime);
+    root.add_text("version", version);
+    root.add_text("vmstat", vmstat);
+    root.add("mounts", VirtualLink::new(fs, b"self/mounts".to_vec()));
+    root.add("device-tree", VirtualLink::new(fs, b"/sys/firmware/devicetree/base".to_vec()));
+    add_settings(&root.add_directory("sys"));
+    root
+}
+
+/// A file with one unchanging line.
+fn add_line(directory: &VirtualDirectory, name: &str, line: impl core::fmt::Display) {
+    let text = format!("{line}\n").into_bytes();
+    directory.add_text(name, move || text.clone());
+}
+
+/// A number that can be set, within a range. It is kept and shown; nothing else depends on it.
+fn add_number(
+    directory: &VirtualDirectory,
+    name: &str,
+    value: &'static AtomicU64,
+    range: core::ops::RangeInclusive<u64>,
+) {
+    let take = move |bytes: &[u8]| {
+        let text = core::str::from_utf8(bytes.trim_ascii()).map_err(|_| Errno::EINVAL)?;
+        let number: u64 = text.parse().map_err(|_| Errno::EINVAL)?;
+        if !range.contains(&number) {
+            return Err(Errno::EINVAL);
+        }
+        value.store(number, Ordering::Relaxed);
+        Ok(())
+    };
+    directory.add_control(name, || format!("{}\n", value.load(Ordering::Relaxed)).into_bytes(), take);
+}
+
+/// /proc/sys.
+fn add_settings(root: &Arc<VirtualDirectory>) {
+    static OVERCOMMIT: AtomicU64 = AtomicU64::new(1);
+    static SOMAXCONN: AtomicU64 = AtomicU64::new(4096);
+    static MAX_MAP_COUNT: AtomicU64 = AtomicU64::new(1_048_576);
+    let kernel = root.add_directory("kernel");
+    add_line(&kernel, "ostype", "Linux");
+    add_line(&kernel, "osrelease", misc::LINUX_RELEASE);
+    add_line(&kernel, "version", VERSION);
+    kernel.add_text("hostname", || [misc::host_name().as_slice(), b"\n"].concat());
+    add_line(&kernel, "domainname", "(none)");
+    add_line(&kernel, "pid_max", PID_MAX);
+    add_line(&kernel, "threads-max", 32768);
+    add_line(&kernel, "cap_last_cap", 40);
+    add_line(&kernel, "overflowuid", 65534);
+    add_line(&kernel, "overflowgid", 65534);
+    add_line(&kernel, "ngroups_max", 65536);
+    add_line(&kernel, "randomize_va_space", 2);
+    add_line(&kernel, "core_pattern", "core");
+    let random = kernel.add_directory("random");
+    random.add_text("boot_id", || boot_id().unwrap_or_default());
+    random.add_text("uuid", || uuid().unwrap_or_default());
+    random.add_text("entropy_avail", || if rng::is_ready() { b"256\n".to_vec() } else { b"0\n".to_vec() });
+    add_line(&random, "poolsize", 256);
+    let vm = root.add_directory("vm");
+    add_number(&vm, "overcommit_memory", &OVERCOMMIT, 0..=2);
+    add_number(&vm, "max_map_count", &MAX_MAP_COUNT, 0..=u64::from(u32::MAX >> 1));
+    add_line(&vm, "mmap_min_addr", crate::mm::address_space::LOWEST_ADDRESS);
+    let fs = root.add_directory("fs");
+    add_line(&fs, "pipe-max-size", 1 << 20);
+    add_line(&fs, "file-max", i64::MAX);
+    add_line(&fs, "nr_open", fd_table::MAX_LIMIT);
+    let core = root.add_directory("net").add_directory("core");
+    add_number(&core, "somaxconn", &SOMAXCONN, 0..=u64::from(u32::MAX >> 1));
+}
+
+/// A random UUID (RFC 9562, version 4) with a newline.
+fn uuid() -> Result<Vec<u8>> {
+    let mut bytes = [0; 16];
+    rng::fill(&mut bytes)?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let mut text = String::new();
+    for (index, byte) in bytes.iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        let _ = write!(text, "{byte:02x}");
+    }
+    text.push('\n');
+    Ok(text.into_bytes())
+}
+
+/// The UUID of this start of the machine. Empty until there is randomness.
+fn boot_id() -> Result<Vec<u8>> {
+    static ID: Once<Vec<u8>> = Once::new();
+    ID.try_call_once(uuid).cloned()
+}
+
+/// How many CPUs run.
+pub fn online_cpus() -> usize {
+    sysfs::online_cpus()
+}
+
+/// CPUs from 0 on as a list.
+pub fn cpu_list(count: usize) -> String {
+    if count <= 1 { String::from("0") } else { format!("0-{}", count - 1) }
+}
+
+fn cpuinfo() -> Vec<u8> {
+    let mut text = String::new();
+    for number in 0..online_cpus() {
+        let _ = write!(text, "processor\t: {number}\n\n");
+    }
+    text.into_bytes()
+}
+
+fn devices() -> Vec<u8> {
+    b"Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n204 ttyAMA\n\nBlock devices:\n".to_vec()
+}
+
+fn filesystems() -> Vec<u8> {
+    let mut text = String::new();
+    for (has_device, kind) in [
+        (false, "sysfs"),
+        (false, "tmpfs"),
+        (false, "proc"),
+        (false, "devtmpfs"),
+        (false, "pipefs"),
+        (false, "sockfs"),
+        (true, "erofs"),
+    ] {
+        let _ = writeln!(text, "{}\t{kind}", if has_device { "" } else { "nodev" });
+    }
+    text.into_bytes()
+}
+
+fn interrupts() -> Vec<u8> {
+    let mut text = String::from("           CPU0\n");
+    for (number, count, name) in irq::counts() {
+        let _ = writeln!(text, "{number:>4}: {count:>10}  {name}");
+    }
+    text.into_bytes()
+}
+
+fn threads_running() -> (usize, usize) {
+    let processes = process::all();
+    let threads = processes.iter().flat_map(|process| process.threads());
+    let (mut running, mut all) = (0, 0);
+    for thread in threads {
+        all += 1;
+        if matches!(thread.run_state(), RunState::Running | RunState::Runnable) {
+            running += 1;
+        }
+    }
+    (running, all)
+}
+
+fn loadavg() -> Vec<u8> {
+    let (running, all) = threads_running();
+    let last = process::all().iter().map(|process| process.pid()).max().unwrap_or(0);
+    // The load now stands for its averages, which are not kept.
+    format!("{running}.00 {running}.00 {running}.00 {running}/{all} {last}\n").into_bytes()
+}
+
+fn meminfo() -> Vec<u8> {
+    let stats = frames::stats();
+    let kib = |pages: usize| pages * (PAGE_SIZE / 1024);
+    let shared = kib(crate::fs::tmpfs::pages_used());
+    let mut text = String::new();
+    for (name, value) in [
+        ("MemTotal", kib(stats.total)),
+        ("MemFree", kib(stats.free)),
+        ("MemAvailable", kib(stats.free)),
+        ("Buffers", 0),
+        ("Cached", shared),
+        ("SwapCached", 0),
+        ("Active", 0),
+        ("Inactive", 0),
+        ("SwapTotal", 0),
+        ("SwapFree", 0),
+        ("Dirty", 0),
+        ("Writeback", 0),
+        ("Shmem", shared),
+        ("Slab", 0),
+        ("CommitLimit", kib(stats.total)),
+        ("Committed_AS", kib(stats.total - stats.free)),
+    ] {
+        let _ = writeln!(text, "{:<15} {value:>8} kB", format!("{name}:"));
+    }
+    text.into_bytes()
+}
+
+/// CPU time of all processes, and the time nobody used, in nanoseconds. Ended processes count as idle.
+fn cpu_times() -> (u64, u64) {
+    let busy: u64 = process::all().iter().map(|process| process.cpu_time_ns() + process.children_cpu_time_ns()).sum();
+    let all = time::monotonic_ns().saturating_mul(online_cpus() as u64);
+    (busy.min(all), all.saturating_sub(busy))
+}
+
+fn stat() -> Vec<u8> {
+    let (busy, idle) = cpu_times();
+    let (running, _) = threads_running();
+    let mut text = String::new();
+    let cpus = online_cpus() as u64;
+    let _ = writeln!(text, "cpu  {} 0 0 {} 0 0 0 0 0 0", busy / TICK_NS, idle / TICK_NS);
+    for number in 0..cpus {
+        let _ = writeln!(text, "cpu{number} {} 0 0 {} 0 0 0 0 0 0", busy / cpus / TICK_NS, idle / cpus / TICK_NS);
+    }
+    let interrupts: u64 = irq::counts().iter().map(|(_, count, _)| *count).sum();
+    let booted = time::realtime_ns().saturating_sub(time::monotonic_ns()) / NS_PER_SECOND;
+    let last = process::all().iter().map(|process| process.pid()).max().unwrap_or(0);
+    let _ = write!(text, "intr {interrupts}\nctxt {}\nbtime {booted}\nprocesses {last}\n", scheduler::switches());
+    let _ = write!(text, "procs_running {running}\nprocs_blocked 0\n");
+    text.into_bytes()
+}
+
+fn uptime() -> Vec<u8> {
+    let hundredths = |ns: u64| (ns / NS_PER_SECOND, ns % NS_PER_SECOND / 10_000_000);
+    let (up, up_part) = hundredths(time::monotonic_ns());
+    let (idle, idle_part) = hundredths(cpu_times().1);
+    format!("{up}.{up_part:02} {idle}.{idle_part:02}\n").into_bytes()
+}
+
+fn version() -> Vec<u8> {
+    format!("Linux version {} (piton) {}\n", misc::LINUX_RELEASE, VERSION).into_bytes()
+}
+
+fn vmstat() -> Vec<u8> {
+    let stats = frames::stats();
+    format!("nr_free_pages {}\nnr_shmem {}\n", stats.free, crate::fs::tmpfs::pages_used()).into_bytes()
+}
+
+/// A path as mounts and mountinfo write it: white space and backslashes as octal numbers.
+fn escaped(path: &[u8]) -> String {
+    let mut text = String::new();
+    for byte in path {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => {
+                let _ = write!(text, "\\{byte:03o}");
+            }
+            0x21..0x7f => text.push(char::from(*byte)),
+            _ => {
+                let _ = write!(text, "\\{byte:03o}");
+            }
+        }
+    }
+    text
+}
+
+/// A mount seen from `root`: its place, and its options.
+fn visible(mount: &Arc<Mount>, root: &Path) -> Option<(String, &'static str)> {
+    let top = Path::root_of(mount);
+    let (place, reached) = top.bytes_from(Some(root));
+    let options = if mount.root().inode().status().read_only { "ro,relatime" } else { "rw,relatime" };
+    (reached || mount.at().is_none()).then(|| (escaped(&place), options))
+}
+
+/// What is mounted, for `mounts`: what nothing is mounted from is called after its type.
+fn source(mount: &Mount) -> &'static str {
+    if mount.at().is_none() { "/dev/root" } else { mount.kind() }
+}
+
+/// /proc/PID/mounts for a process with this root.
+pub fn mounts(root: &Path) -> Vec<u8> {
+    let mut text = String::new();
+    for mount in Mount::all() {
+        if let Some((place, options)) = visible(&mount, root) {
+            let _ = writeln!(text, "{} {place} {} {options} 0 0", source(&mount), mount.kind());
+        }
+    }
+    text.into_bytes()
+}
+
+/// /proc/PID/mountinfo for a process with this root.
+pub fn mount_information(root: &Path) -> Vec<u8> {
+    let mut text = String::new();
+    for mount in Mount::all() {
+        let Some((place, options)) = visible(&mount, root) else { continue };
+        let parent = mount.at().map_or(0, |at| at.mount().id());
+        let device = mount.root().inode().metadata().device;
+        let mode = if options.starts_with("ro") { "ro" } else { "rw" };
+        let _ = writeln!(
+            text,
+            "{} {parent} {}:{} / {place} {options} - {} {} {mode}",
+            mount.id(),
+            device >> 8 & 0xfff,
+            device & 0xff,
+            mount.kind(),
+            source(&mount),
+        );
+    }
+    text.into_bytes()
+}

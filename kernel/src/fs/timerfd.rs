@@ -1,0 +1,226 @@
+//! Timers that are files (timerfd_create(2)).
+//!
+//! A [`TimerFd`] keeps when it expires next and its interval; how often it has expired is computed when somebody
+//! reads, so that a fast interval costs one kernel timer between reads. Timers of the wall clock remember the wall
+//! time and are set anew when the clock is ([`realtime_was_set`]).
+
+use alloc::{
+    string::String,
+    sync::{Arc, Weak},
+    vec::Vec,
+};
+
+use abi::{Errno, Result, linux};
+
+use super::{FileOps, Metadata, OpenFile, OpenFlags, PollEvents, PollTable, ReadBuffer, anonymous_metadata};
+use crate::{
+    sync::IrqLock,
+    task::wait::{WaitQueue, wait_until},
+    time::{self, TimerAction, TimerCallback, TimerHandle},
+};
+
+/// Which clock a timer follows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TimerClock {
+    /// CLOCK_REALTIME and CLOCK_REALTIME_ALARM.
+    Realtime,
+    /// CLOCK_MONOTONIC, CLOCK_BOOTTIME and CLOCK_BOOTTIME_ALARM; the machine never sleeps.
+    Monotonic,
+}
+
+impl TimerClock {
+    /// From a clock number; EINVAL for one without timers.
+    pub fn from_number(clock: u32) -> Result<Self> {
+        match clock {
+            linux::CLOCK_REALTIME | linux::CLOCK_REALTIME_ALARM => Ok(Self::Realtime),
+            linux::CLOCK_MONOTONIC | linux::CLOCK_BOOTTIME | linux::CLOCK_BOOTTIME_ALARM => Ok(Self::Monotonic),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+}
+
+/// What a timer is set to, in nanoseconds.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct TimerSetting {
+    /// Until it expires; 0 disarms.
+    pub value_ns: u64,
+    /// Between later expirations; 0 for a single one.
+    pub interval_ns: u64,
+}
+
+/// A timer.
+pub struct TimerFd {
+    clock: TimerClock,
+    state: IrqLock<State>,
+    expired: Arc<WaitQueue>,
+    this: Weak<Self>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The next expiration on the timer's own clock.
+    next_ns: Option<u64>,
+    /// Whether `next_ns` is a wall-clock time that moves with the clock.
+    follows_realtime: bool,
+    interval_ns: u64,
+    timer: Option<TimerHandle>,
+}
+
+impl State {
+    /// The next expiration in monotonic time.
+    fn deadline_ns(&self) -> Option<u64> {
+        let next = self.next_ns?;
+        Some(if self.follows_realtime { time::realtime_to_monotonic(next) } else { next })
+    }
+
+    fn has_expired(&self) -> bool {
+        self.deadline_ns().is_some_and(|deadline| time::monotonic_ns() >= deadline)
+    }
+
+    /// Counts the expirations so far and moves on to the one after; `None` before the first.
+    fn take(&mut self) -> Option<u64> {
+        let next = self.next_ns?;
+        let now = if self.follows_realtime { time::realtime_ns() } else { time::monotonic_ns() };
+        let late = now.checked_sub(next)?;
+        match late.checked_div(self.interval_ns) {
+            None => {
+                self.next_ns = None;
+                Some(1)
+            }
+            Some(more) => {
+                let count = more.saturating_add(1);
+                self.next_ns = Some(next.saturating_add(count.saturating_mul(self.interval_ns)));
+                Some(count)
+            }
+        }
+    }
+}
+
+/// Timers of the wall clock, to be set anew when it is set.
+static REALTIME_TIMERS: IrqLock<Vec<Weak<TimerFd>>> = IrqLock::new(Vec::new());
+
+/// To be called after the wall clock was set: timers at wall-clock times follow it.
+pub fn realtime_was_set() {
+    let timers: Vec<Arc<TimerFd>> = REALTIME_TIMERS.lock().iter().filter_map(Weak::upgrade).collect();
+    for timer in timers {
+        timer.arm();
+        timer.expired.wake_all();
+    }
+}
+
+impl TimerFd {
+    /// A disarmed timer. `flags` are those of timerfd_create(2).
+    pub fn open(clock: TimerClock, flags: u32) -> Arc<OpenFile> {
+        let timer = Arc::new_cyclic(|this| Self {
+            clock,
+            state: IrqLock::new(State::default()),
+            expired: Arc::new(WaitQueue::new()),
+            this: this.clone(),
+        });
+        if clock == TimerClock::Realtime {
+            let mut timers = REALTIME_TIMERS.lock();
+            timers.retain(|timer| timer.strong_count() > 0);
+            timers.push(Arc::downgrade(&timer));
+        }
+        OpenFile::anonymous(timer, OpenFlags::from_bits(linux::O_RDWR | flags & linux::TFD_NONBLOCK))
+    }
+
+    /// timerfd_settime(2). Answers the setting before.
+    pub fn set(&self, setting: TimerSetting, absolute: bool) -> TimerSetting {
+        let old = {
+            let mut state = self.state.lock();
+            let old = Self::setting(&mut state);
+            state.follows_realtime = absolute && self.clock == TimerClock::Realtime;
+            state.interval_ns = setting.interval_ns;
+            state.next_ns = match setting.value_ns {
+                0 => None,
+                value if absolute => Some(value),
+                value => Some(time::monotonic_ns().saturating_add(value)),
+            };
+            old
+        };
+        self.arm();
+        old
+    }
+
+    /// timerfd_gettime(2).
+    pub fn get(&self) -> TimerSetting {
+        let mut state = self.state.lock();
+        Self::setting(&mut state)
+    }
+
+    fn setting(state: &mut State) -> TimerSetting {
+        let value_ns = state.deadline_ns().map_or(0, |deadline| {
+            let now = time::monotonic_ns();
+            let late = now.saturating_sub(deadline);
+            match late.checked_rem(state.interval_ns) {
+                // Expired and not yet read: the time to the expiration after.
+                Some(into_interval) if now >= deadline => state.interval_ns - into_interval,
+                _ => deadline.saturating_sub(now),
+            }
+        });
+        TimerSetting { value_ns, interval_ns: state.interval_ns }
+    }
+
+    /// Sets the kernel timer for the next expiration. The handles are made and dropped without the lock, which the
+    /// timer's callback takes.
+    fn arm(&self) {
+        let deadline = self.state.lock().deadline_ns();
+        let timer = match (deadline, self.this.upgrade()) {
+            (Some(deadline), Some(this)) => Some(time::set_timer(deadline, TimerAction::Call(this))),
+            _ => None,
+        };
+        let old = core::mem::replace(&mut self.state.lock().timer, timer);
+        drop(old);
+    }
+
+    /// Takes the expirations and sets the timer for the next one.
+    fn take(&self) -> Option<u64> {
+        let count = self.state.lock().take()?;
+        self.arm();
+        Some(count)
+    }
+}
+
+impl TimerCallback for TimerFd {
+    fn expired(&self) {
+        self.expired.wake_all();
+    }
+}
+
+impl FileOps for TimerFd {
+    fn read(&self, file: &OpenFile, _position: &mut u64, buffer: &mut ReadBuffer<'_>) -> Result<usize> {
+        if buffer.remaining() < size_of::<u64>() {
+            return Err(Errno::EINVAL);
+        }
+        let count = match self.take() {
+            Some(count) => count,
+            None if file.is_nonblocking() => return Err(Errno::EAGAIN),
+            None => wait_until(&[&self.expired], None, || self.take())?,
+        };
+        buffer.put(&count.to_ne_bytes())
+    }
+
+    fn poll(&self, table: &mut PollTable<'_>) -> PollEvents {
+        table.add(&self.expired);
+        PollEvents::IN.when(self.state.lock().has_expired())
+    }
+
+    fn released(&self, _file: &OpenFile) {
+        // The running timer refers to this object.
+        let timer = self.state.lock().timer.take();
+        drop(timer);
+    }
+
+    fn metadata(&self) -> Option<Metadata> {
+        Some(anonymous_metadata())
+    }
+
+    fn description(&self) -> String {
+        String::from("anon_inode:[timerfd]")
+    }
+
+    fn as_any(&self) -> &dyn core::any::Any {
+        self
+    }
+}

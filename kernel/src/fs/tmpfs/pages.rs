@@ -1,0 +1,327 @@
+//! The content of a tmpfs file: page frames by number, with holes.
+//!
+//! A page is there once something was written to it or it was mapped; what is missing reads as zeroes. Pages cut off
+//! by a shorter size leave the file at once; who has one mapped keeps the frame until it is unmapped, detached from the
+//! file (Linux would give SIGBUS). All tmpfs file systems share one budget of half the machine's memory.
+
+use alloc::collections::BTreeMap;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use abi::{Errno, Result, linux};
+
+use crate::{
+    fs::{ReadBuffer, WriteBuffer, regular::MAX_OFFSET},
+    mm::{
+        PAGE_SIZE,
+        frames::{self, FrameRef},
+    },
+    sync::{IrqLock, Once},
+};
+
+pub(super) const PAGE: u64 = PAGE_SIZE as u64;
+static ZEROES: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
+
+/// What all tmpfs file systems may use together, and what they use.
+pub(super) struct Budget {
+    pages: AtomicUsize,
+    inodes: AtomicUsize,
+}
+
+pub(super) static BUDGET: Budget = Budget { pages: AtomicUsize::new(0), inodes: AtomicUsize::new(0) };
+
+impl Budget {
+    /// The most pages, and the most inodes.
+    pub fn limit() -> usize {
+        static LIMIT: Once<usize> = Once::new();
+        *LIMIT.call_once(|| frames::stats().total / 2)
+    }
+
+    /// Pages in use.
+    pub fn pages_used(&self) -> usize {
+        self.pages.load(Ordering::Relaxed)
+    }
+
+    fn take(counter: &AtomicUsize, count: usize) -> Result<()> {
+        let taken = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            used.checked_add(count).filter(|used| *used <= Self::limit())
+        });
+        taken.map(|_| ()).map_err(|_| Errno::ENOSPC)
+    }
+
+    /// Counts a new inode; ENOSPC where there are too many.
+    pub fn take_inode(&self) -> Result<()> {
+        Self::take(&self.inodes, 1)
+    }
+
+    /// An inode went.
+    pub fn release_inode(&self) {
+        self.inodes.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn take_page(&self) -> Result<FrameRef> {
+        Self::take(&self.pages, 1)?;
+        FrameRef::zeroed().map_err(|_| {
+            self.release_pages(1);
+            Errno::ENOSPC
+        })
+    }
+
+    fn release_pages(&self, count: usize) {
+        self.pages.fetch_sub(count, Ordering::Relaxed);
+    }
+}
+
+/// Frames by page number.
+type Frames = BTreeMap<u64, FrameRef>;
+
+#[derive(Default)]
+struct Inner {
+    size: u64,
+    frames: Frames,
+    /// F_SEAL_ bits of fcntl(2).
+    seals: u32,
+}
+
+/// A file's content.
+pub(super) struct Pages(IrqLock<Inner>);
+
+impl Inner {
+    /// Page `index`, made where it is missing.
+    fn page(&mut self, index: u64) -> Result<FrameRef> {
+        if let Some(frame) = self.frames.get(&index) {
+            return Ok(frame.clone());
+        }
+        let frame = BUDGET.take_page()?;
+        self.frames.insert(index, frame.clone());
+        Ok(frame)
+    }
+
+    /// Takes the pages from `first` up to but not including `end` out; to be dropped without the lock.
+    fn remove(&mut self, first: u64, end: u64) -> Frames {
+        if end <= first {
+            return Frames::new();
+        }
+        let mut removed = self.frames.split_off(&first);
+        let mut behind = removed.split_off(&end);
+        self.frames.append(&mut behind);
+        BUDGET.release_pages(removed.len());
+        removed
+    }
+
+    /// Zeroes the bytes from `start` up to `end` that lie in one page, where it is there.
+    fn zero_within(&self, start: u64, end: u64) {
+        if let Some(frame) = self.frames.get(&(start / PAGE)) {
+            let len = (end - start).min(PAGE - start % PAGE) as usize;
+            frame.write((start % PAGE) as usize, ZEROES.get(..len).unwrap_or(&ZEROES));
+        }
+    }
+
+    /// Makes a hole of the bytes from `start` up to `end`; answers the pages that went.
+    fn punch(&mut self, start: u64, end: u64) -> Frames {
+        let first_whole = start.div_ceil(PAGE);
+        let end_whole = end / PAGE;
+        if !start.is_multiple_of(PAGE) {
+            self.zero_within(start, end.min(first_whole * PAGE));
+        }
+        if !end.is_multiple_of(PAGE) && end_whole >= first_whole {
+            self.zero_within(end_whole * PAGE, end);
+        }
+        self.remove(first_whole, end_whole)
+    }
+
+    fn resize(&mut self, size: u64) -> Frames {
+        let removed = if size < self.size { self.punch(size, self.size.next_multiple_of(PAGE)) } else { Frames::new() };
+        self.size = size;
+        removed
+    }
+}
+
+impl Pages {
+    pub fn new(seals: u32) -> Self {
+        Self(IrqLock::new(Inner { seals, ..Inner::default() }))
+    }
+
+    /// Size in bytes and pages present.
+    pub fn size(&self) -> (u64, u64) {
+        let inner = self.0.lock();
+        (inner.size, inner.frames.len() as u64)
+    }
+
+    /// The seals set.
+    pub fn seals(&self) -> u32 {
+        self.0.lock().seals
+    }
+
+    /// fcntl(2) with F_ADD_SEALS.
+    pub fn add_seals(&self, seals: u32) -> Result<()> {
+        let mut inner = self.0.lock();
+        if inner.seals & linux::F_SEAL_SEAL != 0 {
+            return Err(Errno::EPERM);
+        }
+        inner.seals |= seals;
+        Ok(())
+    }
+
+    pub fn read_at(&self, offset: u64, buffer: &mut ReadBuffer<'_>) -> Result<usize> {
+        let mut done = 0;
+        while buffer.remaining() > 0 {
+            let at = offset.saturating_add(done as u64);
+            let (size, frame) = {
+                let inner = self.0.lock();
+                (inner.size, inner.frames.get(&(at / PAGE)).cloned())
+            };
+            if at >= size {
+                break;
+            }
+            let within = (at % PAGE) as usize;
+            let wanted = (size - at).min(PAGE - at % PAGE).min(buffer.remaining() as u64) as usize;
+            let result = match &frame {
+                Some(frame) => buffer.put_frame(frame, within, wanted),
+                None => buffer.put(ZEROES.get(..wanted).unwrap_or(&ZEROES)),
+            };
+            match result {
+                Ok(copied) => {
+                    done += copied;
+                    if copied < wanted {
+                        break;
+                    }
+                }
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
+    }
+
+    pub fn write_at(&self, offset: u64, buffer: &mut WriteBuffer<'_>) -> Result<usize> {
+        let mut done = 0;
+        while buffer.remaining() > 0 {
+            let at = offset.saturating_add(done as u64);
+            let within = (at % PAGE) as usize;
+            let wanted = (PAGE_SIZE - within).min(buffer.remaining());
+            let step = self.page_to_write(at, wanted).and_then(|frame| buffer.take_frame(&frame, within, wanted));
+            match step {
+                Ok(copied) => {
+                    done += copied;
+                    let mut inner = self.0.lock();
+                    inner.size = inner.size.max(at + copied as u64);
+                    if copied < wanted {
+                        break;
+                    }
+                }
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
+    }
+
+    fn page_to_write(&self, at: u64, len: usize) -> Result<FrameRef> {
+        let end = at.checked_add(len as u64).filter(|end| *end <= MAX_OFFSET).ok_or(Errno::EFBIG)?;
+        let mut inner = self.0.lock();
+        if inner.seals & (linux::F_SEAL_WRITE | linux::F_SEAL_FUTURE_WRITE) != 0 {
+            return Err(Errno::EPERM);
+        }
+        if end > inner.size && inner.seals & linux::F_SEAL_GROW != 0 {
+            return Err(Errno::EPERM);
+        }
+        inner.page(at / PAGE)
+    }
+
+    pub fn truncate(&self, size: u64) -> Result<()> {
+        if size > MAX_OFFSET {
+            return Err(Errno::EFBIG);
+        }
+        let removed = {
+            let mut inner = self.0.lock();
+            let sealed = (size < inner.size && inner.seals & linux::F_SEAL_SHRINK != 0)
+                || (size > inner.size && inner.seals & linux::F_SEAL_GROW != 0);
+            if sealed {
+                return Err(Errno::EPERM);
+            }
+            inner.resize(size)
+        };
+        drop(removed);
+        Ok(())
+    }
+
+    /// fallocate(2): reserves pages, or makes holes, or zeroes. EOPNOTSUPP for moving data (FALLOC_FL_COLLAPSE_RANGE
+    /// and FALLOC_FL_INSERT_RANGE), as on Linux's tmpfs.
+    pub fn allocate(&self, mode: u32, offset: u64, len: u64) -> Result<()> {
+        let end = offset.checked_add(len).filter(|end| *end <= MAX_OFFSET).ok_or(Errno::EFBIG)?;
+        let keep_size = mode & linux::FALLOC_FL_KEEP_SIZE != 0;
+        match mode & !linux::FALLOC_FL_KEEP_SIZE {
+            0 => {
+                let first = offset / PAGE;
+                let wanted = end.div_ceil(PAGE) - first;
+                let free = Budget::limit().saturating_sub(BUDGET.pages_used()) as u64;
+                let present = {
+                    let inner = self.0.lock();
+                    if inner.seals & linux::F_SEAL_GROW != 0 && end > inner.size && !keep_size {
+                        return Err(Errno::EPERM);
+                    }
+                    inner.frames.range(first..end.div_ceil(PAGE)).count() as u64
+                };
+                if wanted - present > free {
+                    return Err(Errno::ENOSPC);
+                }
+                for index in first..end.div_ceil(PAGE) {
+                    self.0.lock().page(index)?;
+                }
+                let mut inner = self.0.lock();
+                if !keep_size {
+                    inner.size = inner.size.max(end);
+                }
+                Ok(())
+            }
+            linux::FALLOC_FL_PUNCH_HOLE if keep_size => {
+                let removed = {
+                    let mut inner = self.0.lock();
+                    if inner.seals & (linux::F_SEAL_WRITE | linux::F_SEAL_FUTURE_WRITE) != 0 {
+                        return Err(Errno::EPERM);
+                    }
+                    inner.punch(offset, end)
+                };
+                drop(removed);
+                Ok(())
+            }
+            _ => Err(Errno::EOPNOTSUPP),
+        }
+    }
+
+    /// Where at or after `offset` the next data, or the next hole, begins.
+    pub fn seek_data(&self, offset: u64, hole: bool) -> Result<u64> {
+        let inner = self.0.lock();
+        if offset >= inner.size {
+            return Err(Errno::ENXIO);
+        }
+        let first = offset / PAGE;
+        if hole {
+            let mut index = first;
+            for (present, _) in inner.frames.range(first..) {
+                if *present != index {
+                    break;
+                }
+                index += 1;
+            }
+            return Ok((index * PAGE).clamp(offset, inner.size));
+        }
+        let next = inner.frames.range(first..).next().map(|(index, _)| (index * PAGE).max(offset));
+        next.filter(|next| *next < inner.size).ok_or(Errno::ENXIO)
+    }
+
+    /// Page `index` to be mapped; ENXIO beyond the end or where there is no space.
+    pub fn page(&self, index: u64) -> Result<FrameRef> {
+        let mut inner = self.0.lock();
+        if index >= inner.size.div_ceil(PAGE) {
+            return Err(Errno::ENXIO);
+        }
+        inner.page(index).map_err(|_| Errno::ENXIO)
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        BUDGET.release_pages(self.0.lock().frames.len());
+    }
+}

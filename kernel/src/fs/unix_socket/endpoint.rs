@@ -1,0 +1,228 @@
+//! One end of AF_UNIX communication: its inbox, its peer, and how it ends.
+//!
+//! An [`Endpoint`] receives into its own inbox and sends into the inbox of its peer; every change that concerns an
+//! endpoint wakes its one event queue, so that whoever registered there hears of it, whoever the peer is by then. No
+//! two endpoints are locked at once. Peers refer to each other strongly; [`Endpoint::close`] breaks the circle.
+
+use alloc::{collections::VecDeque, sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use abi::Errno;
+
+use super::name::{self, Name};
+use crate::{
+    fs::{OpenFile, socket::Credentials, socket::SocketType},
+    sync::IrqLock,
+    task::{scheduler, wait::WaitQueue},
+};
+
+/// The default of SO_SNDBUF and SO_RCVBUF, in bytes (/proc/sys/net/core/wmem_default).
+pub(super) const DEFAULT_BUFFER: usize = 212_992;
+/// What a queued message counts beside its bytes.
+pub(super) const MESSAGE_OVERHEAD: usize = 256;
+
+/// A message in an inbox. For streams: bytes sent with the same ancillary data.
+pub(super) struct Message {
+    pub(super) data: Arc<Vec<u8>>,
+    /// Bytes read already.
+    pub(super) start: usize,
+    pub(super) source: Option<Arc<Name>>,
+    pub(super) files: Vec<Arc<OpenFile>>,
+    pub(super) credentials: Credentials,
+}
+
+impl Message {
+    pub(super) fn len(&self) -> usize {
+        self.data.len().saturating_sub(self.start)
+    }
+
+    /// What it counts against the sender's buffer.
+    pub(super) fn charge(&self) -> usize {
+        self.len() + MESSAGE_OVERHEAD
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.data.get(self.start..).unwrap_or_default()
+    }
+}
+
+/// Whether an endpoint is part of a connection.
+pub(super) enum Phase {
+    Unconnected,
+    Listening { backlog: usize, pending: VecDeque<Arc<Endpoint>> },
+    Connected,
+}
+
+pub(super) struct State {
+    pub(super) phase: Phase,
+    pub(super) peer: Option<Arc<Endpoint>>,
+    pub(super) name: Option<Arc<Name>>,
+    pub(super) inbox: VecDeque<Message>,
+    /// The sum of the messages' charges.
+    pub(super) charge: usize,
+    /// Nothing more will be received: shut down here, or by the peer for sending, or the peer is gone.
+    pub(super) receive_shut: bool,
+    /// Nothing more can be sent.
+    pub(super) send_shut: bool,
+    pub(super) closed: bool,
+    /// Reported once, by the next call or SO_ERROR.
+    pub(super) error: Option<Errno>,
+    pub(super) pass_credentials: bool,
+    /// Ours as of listen(2), for who connects.
+    pub(super) credentials: Option<Credentials>,
+    /// SO_PEERCRED.
+    pub(super) peer_credentials: Option<Credentials>,
+    pub(super) receive_buffer: usize,
+}
+
+/// One end.
+pub(super) struct Endpoint {
+    pub(super) kind: SocketType,
+    pub(super) state: IrqLock<State>,
+    pub(super) events: Arc<WaitQueue>,
+    /// SO_SNDBUF; outside the lock because the receiving side looks at it.
+    pub(super) send_buffer: AtomicUsize,
+}
+
+/// The credentials of the running process. There is one user, root.
+pub(super) fn own_credentials() -> Credentials {
+    Credentials { pid: scheduler::current().process().pid(), uid: 0, gid: 0 }
+}
+
+impl Endpoint {
+    pub(super) fn new(kind: SocketType) -> Arc<Self> {
+        Arc::new(Self {
+            kind,
+            state: IrqLock::new(State {
+                phase: Phase::Unconnected,
+                peer: None,
+                name: None,
+                inbox: VecDeque::new(),
+                charge: 0,
+                receive_shut: false,
+                send_shut: false,
+                closed: false,
+                error: None,
+                pass_credentials: false,
+                credentials: None,
+                peer_credentials: None,
+                receive_buffer: DEFAULT_BUFFER,
+            }),
+            events: Arc::new(WaitQueue::new()),
+            send_buffer: AtomicUsize::new(DEFAULT_BUFFER),
+        })
+    }
+
+    /// Makes a connection of two endpoints that nobody else knows yet, or of one that nobody knows and another.
+    pub(super) fn join(self: &Arc<Self>, peer: &Arc<Self>, peer_credentials: Option<Credentials>) {
+        let mut state = self.state.lock();
+        state.peer = Some(peer.clone());
+        state.peer_credentials = peer_credentials;
+        if self.is_connection_oriented() {
+            state.phase = Phase::Connected;
+        }
+    }
+
+    /// Whether its type has connections with an end: all but datagrams.
+    pub(super) fn is_connection_oriented(&self) -> bool {
+        self.kind != SocketType::Datagram
+    }
+
+    pub(super) fn peer(&self) -> Option<Arc<Self>> {
+        self.state.lock().peer.clone()
+    }
+
+    pub(super) fn send_limit(&self) -> usize {
+        self.send_buffer.load(Ordering::Relaxed)
+    }
+
+    /// Takes the pending error.
+    pub(super) fn take_error(&self) -> Option<Errno> {
+        self.state.lock().error.take()
+    }
+
+    /// Appends to the inbox. The caller has checked that there is room.
+    pub(super) fn deliver(state: &mut State, message: Message) {
+        state.charge += message.charge();
+        state.inbox.push_back(message);
+    }
+
+    /// The owner closed its last descriptor.
+    pub(super) fn close(&self) {
+        let (peer, inbox, name, pending) = {
+            let mut state = self.state.lock();
+            state.closed = true;
+            (state.receive_shut, state.send_shut) = (true, true);
+            state.charge = 0;
+            let pending = match core::mem::replace(&mut state.phase, Phase::Unconnected) {
+                Phase::Listening { pending, .. } => pending,
+                _ => VecDeque::new(),
+            };
+            (state.peer.take(), core::mem::take(&mut state.inbox), state.name.clone(), pending)
+        };
+        if let Some(name) = name {
+            name::release(&name, self);
+        }
+        if let Some(peer) = peer {
+            if self.is_connection_oriented() {
+                peer.lost_peer(!inbox.is_empty());
+            }
+            peer.events.wake_all();
+        }
+        for embryo in pending {
+            // Who connected and was never accepted sees a reset.
+            if let Some(client) = embryo.peer() {
+                client.lost_peer(true);
+            }
+            embryo.close();
+        }
+        self.events.wake_all();
+        drop_files(inbox.into_iter().flat_map(|message| message.files).collect());
+    }
+
+    /// The peer is gone; `unread` where it left bytes of ours.
+    fn lost_peer(&self, unread: bool) {
+        {
+            let mut state = self.state.lock();
+            (state.receive_shut, state.send_shut) = (true, true);
+            if unread {
+                state.error = Some(Errno::ECONNRESET);
+            }
+        }
+        self.events.wake_all();
+    }
+}
+
+/// Files on their way to be closed.
+struct Doomed {
+    files: Vec<Arc<OpenFile>>,
+    busy: bool,
+}
+
+static DOOMED: IrqLock<Doomed> = IrqLock::new(Doomed { files: Vec::new(), busy: false });
+
+/// Closes files that were in a message nobody received. A socket among them may hold messages with further sockets:
+/// those join the list instead of the kernel stack.
+pub(super) fn drop_files(files: Vec<Arc<OpenFile>>) {
+    if files.is_empty() {
+        return;
+    }
+    {
+        let mut doomed = DOOMED.lock();
+        doomed.files.extend(files);
+        if core::mem::replace(&mut doomed.busy, true) {
+            return;
+        }
+    }
+    loop {
+        let batch = {
+            let mut doomed = DOOMED.lock();
+            doomed.busy = !doomed.files.is_empty();
+            core::mem::take(&mut doomed.files)
+        };
+        if batch.is_empty() {
+            return;
+        }
+        drop(batch);
+    }
+}

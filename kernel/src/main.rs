@@ -1,0 +1,25 @@
+//! The Piton kernel: brings a board up from its device tree and runs CPython on it.
+//!
+//! `boot` is the list of start-up steps. Below it: `device` (tree to drivers), `irq`, `time`, `console`, `mm` (memory),
+//! `task` (processes), `fs` (files), `syscall` (the Linux ABI on top of these). `arch` names the architecture.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod arch;
+mod boot;
+mod console;
+mod device;
+mod fs;
+mod image;
+mod irq;
+mod log_buffer;
+mod mm;
+mod panic;
+mod power;
+mod rng;
+mod sync;
+mod syscall;
+mod task;
+mod time;

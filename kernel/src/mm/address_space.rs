@@ -1,0 +1,535 @@
+//! A program's address space: its mappings and page table, and mmap(2) and its relatives on them.
+
+use alloc::{sync::Arc, vec::Vec};
+use core::{
+    ops::Range,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use abi::{Errno, Result, linux};
+use hal::{Arch as _, FaultAccess, PAGE_SIZE, PhysAddr, UserAddr};
+use klib::{
+    page_table::{PageFlags, PageTable, TableMemory as _},
+    range_map::RangeMap,
+};
+
+use super::{
+    fault::FaultOutcome,
+    frames::FrameRef,
+    kernel_space::Tables,
+    mapping::{Mapping, MappingInfo, Protection, Purpose, Source},
+    page_up,
+};
+use crate::{
+    arch::{Arch, PageFormat},
+    sync::IrqLock,
+};
+
+/// The lowest address a mapping may have (vm.mmap_min_addr): NULL and its neighbours always fault.
+pub const LOWEST_ADDRESS: u64 = 64 << 10;
+/// Up to this many pages are flushed from the TLB one by one; beyond, the whole address space is.
+const FLUSH_SINGLY: u64 = 32;
+
+/// What a process's memory consists of.
+pub(super) struct Inner {
+    pub(super) map: RangeMap<Mapping>,
+    pub(super) table: PageTable<PageFormat>,
+    /// Pages present.
+    pub(super) resident: u64,
+    brk: Range<u64>,
+    /// mmap places new mappings below this.
+    top: u64,
+}
+
+/// Where things are, for /proc.
+#[derive(Clone, Default, Debug)]
+pub struct Layout {
+    /// The command line's strings.
+    pub arguments: Range<u64>,
+    /// The environment's strings.
+    pub environment: Range<u64>,
+    /// The auxiliary vector.
+    pub auxv: Vec<u8>,
+}
+
+/// A program's address space.
+pub struct AddressSpace {
+    pub(super) inner: IrqLock<Inner>,
+    root: PhysAddr,
+    /// Address-space number in the low 16 bits, its generation above; 0: none yet.
+    id: AtomicU64,
+    layout: IrqLock<Layout>,
+}
+
+/// Hands out address-space numbers. When they run out, all translations go and numbering starts anew; who runs with
+/// an older generation's number gets a new one when it is next activated. (With more than one CPU running, the others
+/// must be made to do so at once.)
+struct IdAllocator {
+    generation: u64,
+    next: u64,
+}
+static IDS: IrqLock<IdAllocator> = IrqLock::new(IdAllocator { generation: 1, next: 1 });
+
+/// Arguments of a new mapping.
+pub struct MapRequest {
+    /// Wanted address; where it must be when `fixed`.
+    pub address: u64,
+    /// Length in bytes; not 0.
+    pub len: u64,
+    /// MAP_FIXED.
+    pub fixed: bool,
+    /// MAP_FIXED_NOREPLACE: with `fixed`, EEXIST instead of replacing.
+    pub no_replace: bool,
+    /// What to map.
+    pub mapping: Mapping,
+}
+
+impl AddressSpace {
+    /// An empty address space. ENOMEM.
+    pub fn new() -> Result<Arc<Self>> {
+        let table = PageTable::new(&mut Tables).ok_or(Errno::ENOMEM)?;
+        let root = PhysAddr::new(table.root());
+        let inner = Inner { map: RangeMap::new(), table, resident: 0, brk: 0..0, top: Arch::USER_END };
+        Ok(Arc::new(Self {
+            inner: IrqLock::new(inner),
+            root,
+            id: AtomicU64::new(0),
+            layout: IrqLock::new(Layout::default()),
+        }))
+    }
+
+    /// Makes this CPU use it.
+    pub fn activate(&self) {
+        let mut ids = IDS.lock();
+        let mut id = self.id.load(Ordering::Relaxed);
+        if id >> 16 != ids.generation {
+            if ids.next >= u64::from(Arch::nr_address_space_ids()) {
+                ids.generation += 1;
+                ids.next = 1;
+                Arch::flush_all();
+            }
+            id = ids.generation << 16 | ids.next;
+            ids.next += 1;
+            self.id.store(id, Ordering::Relaxed);
+        }
+        Arch::activate_user_table(Some((self.root, id as u16)));
+    }
+
+    pub(super) fn flush_page(&self, address: u64) {
+        Arch::flush_user_page(self.id.load(Ordering::Relaxed) as u16, UserAddr::new(address));
+    }
+
+    fn flush_range(&self, range: &Range<u64>) {
+        if (range.end - range.start) / PAGE_SIZE as u64 <= FLUSH_SINGLY {
+            for page in range.clone().step_by(PAGE_SIZE) {
+                self.flush_page(page);
+            }
+        } else {
+            self.flush_space();
+        }
+    }
+
+    fn flush_space(&self) {
+        Arch::flush_user_space(self.id.load(Ordering::Relaxed) as u16);
+    }
+
+    /// Where execve put things.
+    pub fn layout(&self) -> Layout {
+        self.layout.lock().clone()
+    }
+
+    /// Remembers where execve put things; mappings go below `top`, the heap starts at `brk`.
+    pub fn set_layout(&self, layout: Layout, top: u64, brk: u64) {
+        *self.layout.lock() = layout;
+        let mut inner = self.inner.lock();
+        inner.top = top;
+        inner.brk = brk..brk;
+    }
+
+    /// Limits where mmap places mappings before the final layout is known.
+    pub fn set_top(&self, top: u64) {
+        self.inner.lock().top = top;
+    }
+
+    /// mmap(2): makes a mapping and returns its address.
+    pub fn map(&self, request: MapRequest) -> Result<u64> {
+        let len = page_up(request.len).filter(|len| *len > 0).ok_or(Errno::ENOMEM)?;
+        let replaced = {
+            let mut inner = self.inner.lock();
+            let address = if request.fixed {
+                let end = request.address.checked_add(len).ok_or(Errno::ENOMEM)?;
+                if request.address < LOWEST_ADDRESS {
+                    return Err(Errno::EPERM);
+                }
+                if end > Arch::USER_END {
+                    return Err(Errno::ENOMEM);
+                }
+                if request.no_replace && !inner.map.is_free(request.address..end) {
+                    return Err(Errno::EEXIST);
+                }
+                request.address
+            } else {
+                inner.place(request.address, len)?
+            };
+            let replaced = if request.fixed { self.take_out(&mut inner, address..address + len) } else { Vec::new() };
+            inner.map.insert(address..address + len, request.mapping).map_err(|_| Errno::ENOMEM)?;
+            (address, replaced)
+        };
+        Ok(replaced.0)
+    }
+
+    /// Removes mappings and pages of a range; the frames go when the result is dropped, after the lock.
+    fn take_out(&self, inner: &mut Inner, range: Range<u64>) -> Vec<FrameRef> {
+        let removed = inner.map.remove(range.clone());
+        if removed.is_empty() {
+            return Vec::new();
+        }
+        self.take_pages(inner, range)
+    }
+
+    /// Removes the pages of a range, leaving mappings.
+    fn take_pages(&self, inner: &mut Inner, range: Range<u64>) -> Vec<FrameRef> {
+        let mut frames = Vec::new();
+        let result = inner.table.unmap(&mut Tables, range.clone(), false, |_, _, leaf| {
+            // SAFETY: the entry held the reference that `install` or `fork` put there.
+            frames.push(unsafe { FrameRef::from_raw(PhysAddr::new(leaf.pa)) });
+        });
+        debug_assert!(result.is_ok(), "user pages are 4 KiB");
+        inner.resident -= frames.len() as u64;
+        if !frames.is_empty() {
+            self.flush_range(&range);
+        }
+        frames
+    }
+
+    /// munmap(2).
+    pub fn unmap(&self, range: Range<u64>) {
+        let frames = self.take_out(&mut self.inner.lock(), range);
+        drop(frames);
+    }
+
+    /// madvise(2) with MADV_DONTNEED: pages go; private ones read as at first again. ENOMEM where nothing is mapped.
+    pub fn discard(&self, range: Range<u64>) -> Result<()> {
+        let frames = {
+            let mut inner = self.inner.lock();
+            if !inner.map.covered(range.clone()) {
+                return Err(Errno::ENOMEM);
+            }
+            self.take_pages(&mut inner, range)
+        };
+        drop(frames);
+        Ok(())
+    }
+
+    /// Whether all of a range is mapped.
+    pub fn is_mapped(&self, range: Range<u64>) -> bool {
+        self.inner.lock().map.covered(range)
+    }
+
+    /// mprotect(2). ENOMEM where something is not mapped, EACCES where PROT_WRITE may not be granted.
+    pub fn protect(&self, range: Range<u64>, protection: Protection) -> Result<()> {
+        let mut inner = self.inner.lock();
+            if !inner.map.covered(range.clone()) {
+                return Err(Errno::ENOMEM);
+            }
+            if protection.write && inner.map.iter_range(range.clone()).any(|(_, mapping)| !mapping.may_write) {
+                return Err(Errno::EACCES);
+            }
+            inner.map.update(range.clone(), |mapping| mapping.protection = protection);
+            if protection.is_none() {
+                // Pages of a private mapping must keep their content, so they stay, out of the program's reach.
+                inner.hide_pages(range.clone());
+            } else {
+                inner.show_pages(range.clone(), protection);
+            }
+            self.flush_range(&range);
+        Ok(())
+    }
+
+    /// brk(2): sets the heap's end and returns it, or the old one where it cannot be.
+    pub fn brk(&self, end: u64) -> u64 {
+        let frames;
+        let result = {
+            let mut inner = self.inner.lock();
+            let (start, old) = (inner.brk.start, inner.brk.end);
+            let (Some(old_page), Some(new_page)) = (page_up(old), page_up(end)) else { return old };
+            if end < start || end > inner.top {
+                return old;
+            }
+            if new_page > old_page {
+                let mapping = Mapping {
+                    protection: Protection { read: true, write: true, execute: false },
+                    shared: false,
+                    may_write: true,
+                    purpose: Purpose::Heap,
+                    source: Source::Anonymous,
+                };
+                if inner.map.insert(old_page..new_page, mapping).is_err() {
+                    return old;
+                }
+                frames = Vec::new();
+            } else {
+                frames = self.take_out(&mut inner, new_page..old_page);
+            }
+            inner.brk.end = end;
+            end
+        };
+        drop(frames);
+        result
+    }
+
+    /// mremap(2) without MREMAP_FIXED (`target` None) or with it.
+    pub fn remap(&self, old: Range<u64>, new_len: u64, may_move: bool, target: Option<u64>) -> Result<u64> {
+        let new_len = page_up(new_len).filter(|len| *len > 0).ok_or(Errno::EINVAL)?;
+        let old_len = old.end - old.start;
+        let (address, frames) = {
+            let mut inner = self.inner.lock();
+            let mapping = {
+                let (range, mapping) = inner.map.get(old.start).ok_or(Errno::EFAULT)?;
+                if old.end > range.end {
+                    return Err(Errno::EFAULT);
+                }
+                mapping.skip_to(&range, old.start)
+            };
+            let mut frames = Vec::new();
+            if target.is_none() && new_len <= old_len {
+                frames = self.take_out(&mut inner, old.start + new_len..old.end);
+                (old.start, frames)
+            } else if target.is_none()
+                && old.start + new_len <= inner.top
+                && inner.map.is_free(old.end..old.start + new_len)
+            {
+                let tail = klib::range_map::RangeValue::skip(&mapping, old_len);
+                inner.map.insert(old.end..old.start + new_len, tail).map_err(|_| Errno::ENOMEM)?;
+                (old.start, frames)
+            } else if may_move {
+                let address = match target {
+                    Some(address) => {
+                        let end = address.checked_add(new_len).filter(|end| *end <= Arch::USER_END);
+                        let end = end.ok_or(Errno::EINVAL)?;
+                        if address < end && address < old.end && old.start < end {
+                            return Err(Errno::EINVAL);
+                        }
+                        frames = self.take_out(&mut inner, address..end);
+                        address
+                    }
+                    None => inner.place(0, new_len)?,
+                };
+                inner.map.insert(address..address + new_len, mapping).map_err(|_| Errno::ENOMEM)?;
+                inner.map.remove(old.clone());
+                let mut pages = Vec::new();
+                let removed = inner.table.unmap(&mut Tables, old.clone(), false, |at, _, leaf| pages.push((at, leaf)));
+                debug_assert!(removed.is_ok(), "user pages are 4 KiB");
+                self.flush_range(&old);
+                for (at, leaf) in pages {
+                    let offset = at - old.start;
+                    let moved = offset < new_len
+                        && inner.table.map_page(&mut Tables, address + offset, leaf.pa, leaf.flags).is_ok();
+                    if !moved {
+                        inner.resident -= 1;
+                        // SAFETY: the reference the removed entry held.
+                        frames.push(unsafe { FrameRef::from_raw(PhysAddr::new(leaf.pa)) });
+                    }
+                }
+                Arch::page_table_written();
+                (address, frames)
+            } else {
+                return Err(Errno::ENOMEM);
+            }
+        };
+        drop(frames);
+        Ok(address)
+    }
+
+    /// fork(2): a copy that shares all private pages until one side writes. ENOMEM.
+    pub fn fork(&self) -> Result<Arc<Self>> {
+        let child = Self::new()?;
+        *child.layout.lock() = self.layout();
+        let result = {
+            let inner = self.inner.lock();
+            let mut other = child.inner.lock();
+            other.brk = inner.brk.clone();
+            other.top = inner.top;
+            let mut result = Ok(());
+            for (range, mapping) in inner.map.iter() {
+                other.map.insert(range.clone(), mapping.clone()).map_err(|_| Errno::ENOMEM)?;
+                let mut shared_pages = 0;
+                result = inner.table.clone_range(&mut Tables, &other.table, range, |_, _, leaf| {
+                    // SAFETY: borrows the parent's reference to make another, which the child's entry keeps.
+                    let frame = unsafe { FrameRef::from_raw(PhysAddr::new(leaf.pa)) };
+                    core::mem::forget(frame.clone());
+                    core::mem::forget(frame);
+                    shared_pages += 1;
+                    Some(if mapping.shared { leaf.flags } else { leaf.flags | PageFlags::COW })
+                });
+                other.resident += shared_pages;
+                if result.is_err() {
+                    break;
+                }
+            }
+            self.flush_space();
+            result
+        };
+        result.map_err(|_| Errno::ENOMEM)?;
+        Ok(child)
+    }
+
+    /// Makes the page at `address` accessible and calls `with` its frame and the offset in it. For futex words, the
+    /// kernel's own writes into a new program, and reads of another process.
+    pub fn with_frame<T>(
+        &self,
+        address: UserAddr,
+        access: FaultAccess,
+        with: impl FnOnce(&FrameRef, usize) -> T,
+    ) -> Result<T> {
+        // Another thread may take the page away between fault and look-up; a few tries are plenty.
+        for _ in 0..8 {
+            {
+                let inner = self.inner.lock();
+                if let Some((physical, _, flags)) = inner.table.lookup(&Tables, address.get())
+                    && (access != FaultAccess::Write || flags.contains(PageFlags::WRITE))
+                    && flags.contains(PageFlags::USER)
+                {
+                    let page = PhysAddr::new(physical).page_down();
+                    // SAFETY: borrows the page table's reference while the lock is held; its clone is our own.
+                    let borrowed = core::mem::ManuallyDrop::new(unsafe { FrameRef::from_raw(page) });
+                    let frame = FrameRef::clone(&borrowed);
+                    drop(inner);
+                    return Ok(with(&frame, address.page_offset()));
+                }
+            }
+            match self.fault(address, access) {
+                FaultOutcome::Resolved => {}
+                _ => return Err(Errno::EFAULT),
+            }
+        }
+        Err(Errno::EFAULT)
+    }
+
+    /// Copies from the address space, which need not be the active one; returns the bytes copied.
+    pub fn read(&self, address: UserAddr, out: &mut [u8]) -> usize {
+        let mut done = 0;
+        while done < out.len() {
+            let Some(at) = address.checked_add(done as u64) else { break };
+            let len = (PAGE_SIZE - at.page_offset()).min(out.len() - done);
+            let piece = &mut out[done..done + len];
+            if self.with_frame(at, FaultAccess::Read, |frame, offset| frame.read(offset, piece)).is_err() {
+                break;
+            }
+            done += len;
+        }
+        done
+    }
+
+    /// Copies into the address space, which need not be the active one. EFAULT where it is not writable.
+    pub fn write(&self, address: UserAddr, bytes: &[u8]) -> Result<()> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = address.checked_add(done as u64).ok_or(Errno::EFAULT)?;
+            let len = (PAGE_SIZE - at.page_offset()).min(bytes.len() - done);
+            let piece = &bytes[done..done + len];
+            self.with_frame(at, FaultAccess::Write, |frame, offset| frame.write(offset, piece))?;
+            done += len;
+        }
+        Ok(())
+    }
+
+    /// All mappings, ascending.
+    pub fn mappings(&self) -> Vec<MappingInfo> {
+        let mappings: Vec<(Range<u64>, Mapping)> =
+            self.inner.lock().map.iter().map(|(range, mapping)| (range, mapping.clone())).collect();
+        mappings.into_iter().map(|(range, mapping)| MappingInfo::new(range, &mapping)).collect()
+    }
+
+    /// Identifies the object behind a shared mapping and the byte offset in it, for shared futexes; `None` for
+    /// private memory.
+    pub fn shared_key(&self, address: UserAddr) -> Option<(usize, u64)> {
+        let inner = self.inner.lock();
+        let (range, mapping) = inner.map.get(address.get())?;
+        match &mapping.source {
+            Source::Object { object, offset, .. } if mapping.shared => {
+                Some((object.identity(), offset + (address.get() - range.start)))
+            }
+            _ => None,
+        }
+    }
+
+    /// mincore(2): one byte a page, 1 where present. ENOMEM where something is not mapped.
+    pub fn residency(&self, range: Range<u64>) -> Result<Vec<u8>> {
+        let inner = self.inner.lock();
+        if !inner.map.covered(range.clone()) {
+            return Err(Errno::ENOMEM);
+        }
+        Ok(range.step_by(PAGE_SIZE).map(|page| inner.table.lookup(&Tables, page).is_some().into()).collect())
+    }
+
+    /// Pages present.
+    pub fn resident_pages(&self) -> u64 {
+        self.inner.lock().resident
+    }
+
+    /// Pages mapped, present or not.
+    pub fn virtual_pages(&self) -> u64 {
+        self.inner.lock().map.iter().map(|(range, _)| (range.end - range.start) / PAGE_SIZE as u64).sum()
+    }
+}
+
+impl Inner {
+    /// A free place for `len` bytes: at `hint` where that is free, else as high as possible.
+    fn place(&self, hint: u64, len: u64) -> Result<u64> {
+        let hint = hint & !(PAGE_SIZE as u64 - 1);
+        if let Some(end) = hint.checked_add(len)
+            && hint >= LOWEST_ADDRESS
+            && end <= self.top
+            && self.map.is_free(hint..end)
+        {
+            return Ok(hint);
+        }
+        self.map.find_gap_below(len, PAGE_SIZE as u64, LOWEST_ADDRESS..self.top).ok_or(Errno::ENOMEM)
+    }
+
+    /// Takes present pages out of the program's reach without losing them (PROT_NONE).
+    fn hide_pages(&mut self, range: Range<u64>) {
+        // Without EXECUTE too: a page that is not the program's must not become the kernel's code.
+        let result =
+            self.table.update(&mut Tables, range, |_, _, leaf| Some(PageFlags::READ | leaf.flags & PageFlags::COW));
+        debug_assert!(result.is_ok(), "user pages are 4 KiB");
+    }
+
+    /// Gives present pages new rights; copy-on-write ones stay read-only until a write copies them.
+    fn show_pages(&mut self, range: Range<u64>, protection: Protection) {
+        let result = self.table.update(&mut Tables, range, |_, _, leaf| {
+            if protection.execute && !leaf.flags.contains(PageFlags::EXECUTE) {
+                super::frames::make_executable(PhysAddr::new(leaf.pa));
+            }
+            Some(protection.flags() | leaf.flags & PageFlags::COW)
+        });
+        debug_assert!(result.is_ok(), "user pages are 4 KiB");
+    }
+}
+
+impl Mapping {
+    /// The mapping as seen from `address` in it.
+    fn skip_to(&self, range: &Range<u64>, address: u64) -> Self {
+        klib::range_map::RangeValue::skip(self, address - range.start)
+    }
+}
+
+impl Drop for AddressSpace {
+    fn drop(&mut self) {
+        let mut inner = self.inner.lock();
+        let mut frames = Vec::new();
+        inner.table.destroy(&mut Tables, 0..Arch::USER_END, |_, _, leaf| {
+            // SAFETY: the reference the entry held.
+            frames.push(unsafe { FrameRef::from_raw(PhysAddr::new(leaf.pa)) });
+        });
+        self.flush_space();
+        Tables.free_table(self.root.get());
+        inner.map.clear();
+        drop(inner);
+        drop(frames);
+    }
+}
+
+/// Protection bits that mmap and mprotect know.
+pub const KNOWN_PROTECTION: u32 = linux::PROT_READ | linux::PROT_WRITE | linux::PROT_EXEC;

@@ -1,0 +1,218 @@
+//! Physical page frames.
+//!
+//! [`klib::frames`] keeps the books; this module puts it under a lock, gives frames addresses, and hands them out as
+//! [`FrameRef`]. Programs get frames only while a reserve is left, so that the kernel's heap and page tables can grow
+//! when memory is short: an out-of-memory condition hits the program that caused it, not the kernel.
+
+use core::{
+    ptr,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use abi::Errno;
+use hal::{Arch as _, PAGE_SHIFT, PAGE_SIZE, PhysAddr};
+use klib::frames::{Frame, FrameAllocator};
+
+use crate::{
+    arch::Arch,
+    sync::{IrqLock, Once},
+};
+
+/// Everything about physical memory that does not change after boot.
+struct Frames {
+    /// Physical address of frame 0.
+    base: u64,
+    metadata: &'static [Frame],
+    /// One bit a frame: instruction fetches see the frame's bytes.
+    executable: &'static [AtomicU32],
+    /// Frames kept back from programs.
+    reserve: usize,
+}
+
+static FRAMES: Once<Frames> = Once::new();
+static ALLOCATOR: IrqLock<Option<FrameAllocator<'static>>> = IrqLock::new(None);
+
+/// Where the byte at a physical address is in the kernel's linear mapping.
+pub fn linear(address: PhysAddr) -> *mut u8 {
+    ptr::with_exposed_provenance_mut(Arch::LINEAR_BASE + address.get() as usize)
+}
+
+/// Starts the allocator: `metadata` describes the frames from physical address `base` on, none of them free yet.
+pub fn init(base: u64, metadata: &'static [Frame], executable: &'static [AtomicU32]) {
+    FRAMES.call_once(|| Frames { base, metadata, executable, reserve: (metadata.len() / 64).clamp(128, 2048) });
+    *ALLOCATOR.lock() = Some(FrameAllocator::new(metadata));
+}
+
+/// Gives the pages wholly inside a physical range to the allocator.
+pub fn add_range(range: core::ops::Range<u64>) {
+    let Some(frames) = FRAMES.get() else { return };
+    let start = range.start.next_multiple_of(PAGE_SIZE as u64).saturating_sub(frames.base) >> PAGE_SHIFT;
+    let end = range.end.saturating_sub(frames.base) >> PAGE_SHIFT;
+    if start < end
+        && let Some(allocator) = ALLOCATOR.lock().as_mut()
+        && let Err(error) = allocator.add_range(start as u32, end as u32)
+    {
+        log::warn!("memory {range:#x?} not used: {error}");
+    }
+}
+
+/// How much memory there is, in pages.
+#[derive(Clone, Copy, Debug)]
+pub struct Stats {
+    /// Pages the allocator manages.
+    pub total: usize,
+    /// Pages free now.
+    pub free: usize,
+}
+
+/// How much memory there is.
+pub fn stats() -> Stats {
+    match ALLOCATOR.lock().as_ref() {
+        Some(allocator) => Stats { total: allocator.total(), free: allocator.free_frames() },
+        None => Stats { total: 0, free: 0 },
+    }
+}
+
+/// Allocates 2^`order` contiguous frames for the kernel's own use.
+pub fn alloc_kernel(order: u8) -> Option<PhysAddr> {
+    let frames = FRAMES.get()?;
+    let index = ALLOCATOR.lock().as_mut()?.alloc(order)?;
+    Some(PhysAddr::new(frames.base + (u64::from(index) << PAGE_SHIFT)))
+}
+
+/// Gives back what [`alloc_kernel`] gave.
+pub fn free_kernel(address: PhysAddr, order: u8) {
+    let Some(frames) = FRAMES.get() else { return };
+    let index = (address.get() - frames.base) >> PAGE_SHIFT;
+    if let Some(word) = frames.executable.get(index as usize / 32) {
+        word.fetch_and(!(1 << (index % 32)), Ordering::Relaxed);
+    }
+    if let Some(allocator) = ALLOCATOR.lock().as_mut()
+        && let Err(error) = allocator.free(index as u32, order)
+    {
+        log::error!("frame {address} order {order} not freed: {error}");
+    }
+}
+
+/// Zeroes a frame.
+pub fn zero(address: PhysAddr) {
+    // SAFETY: a frame in the linear mapping, page aligned, owned by the caller.
+    unsafe { Arch::zero_page(linear(address)) };
+}
+
+/// Makes instruction fetches see the frame's bytes, once for each use of the frame.
+pub fn make_executable(address: PhysAddr) {
+    let Some(frames) = FRAMES.get() else { return };
+    let index = address.get().wrapping_sub(frames.base) >> PAGE_SHIFT;
+    let Some(word) = frames.executable.get(index as usize / 32) else { return };
+    let bit = 1 << (index % 32);
+    if word.load(Ordering::Relaxed) & bit == 0 {
+        let start = linear(address).addr();
+        Arch::sync_instructions(start..start + PAGE_SIZE);
+        word.fetch_or(bit, Ordering::Relaxed);
+    }
+}
+
+/// An owned reference to one page of physical memory. Pages of the root image are never freed; all others are when
+/// their last reference goes.
+pub struct FrameRef(PhysAddr);
+
+impl FrameRef {
+    /// A frame with unknown content, for a program. ENOMEM when only the kernel's reserve is left.
+    pub fn uninitialised() -> Result<Self, Errno> {
+        let frames = FRAMES.get().ok_or(Errno::ENOMEM)?;
+        let mut guard = ALLOCATOR.lock();
+        let allocator = guard.as_mut().ok_or(Errno::ENOMEM)?;
+        if allocator.free_frames() <= frames.reserve {
+            return Err(Errno::ENOMEM);
+        }
+        let index = allocator.alloc(0).ok_or(Errno::ENOMEM)?;
+        Ok(Self(PhysAddr::new(frames.base + (u64::from(index) << PAGE_SHIFT))))
+    }
+
+    /// A zeroed frame. ENOMEM as above.
+    pub fn zeroed() -> Result<Self, Errno> {
+        let frame = Self::uninitialised()?;
+        zero(frame.0);
+        Ok(frame)
+    }
+
+    /// A new frame with the same content. ENOMEM as above.
+    pub fn copied(&self) -> Result<Self, Errno> {
+        let copy = Self::uninitialised()?;
+        // SAFETY: two different frames in the linear mapping.
+        unsafe { ptr::copy_nonoverlapping(self.bytes(), copy.bytes(), PAGE_SIZE) };
+        Ok(copy)
+    }
+
+    /// A page of the root image, which nobody allocates or frees.
+    pub const fn from_static(address: PhysAddr) -> Self {
+        Self(address)
+    }
+
+    /// The page's address.
+    pub const fn phys(&self) -> PhysAddr {
+        self.0
+    }
+
+    /// The page's bytes. Programs and other CPUs may change them at any time.
+    pub fn bytes(&self) -> *mut u8 {
+        linear(self.0)
+    }
+
+    /// Copies from the page; what reaches beyond it is left out.
+    pub fn read(&self, offset: usize, out: &mut [u8]) {
+        let len = out.len().min(PAGE_SIZE.saturating_sub(offset));
+        // SAFETY: within the page.
+        unsafe { ptr::copy_nonoverlapping(self.bytes().add(offset.min(PAGE_SIZE)), out.as_mut_ptr(), len) };
+    }
+
+    /// Copies to the page; what reaches beyond it is left out.
+    pub fn write(&self, offset: usize, bytes: &[u8]) {
+        let len = bytes.len().min(PAGE_SIZE.saturating_sub(offset));
+        // SAFETY: within the page.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.bytes().add(offset.min(PAGE_SIZE)), len) };
+    }
+
+    fn metadata(&self) -> Option<&'static Frame> {
+        let frames = FRAMES.get()?;
+        frames.metadata.get((self.0.get().checked_sub(frames.base)? >> PAGE_SHIFT) as usize)
+    }
+
+    /// Whether this is the only reference to an allocated frame.
+    pub fn is_unique(&self) -> bool {
+        self.metadata().is_some_and(|frame| !frame.is_reserved() && frame.ref_count() == 1)
+    }
+
+    /// Gives the reference away as an address, to be kept in a page table.
+    pub fn into_raw(self) -> PhysAddr {
+        let address = self.0;
+        core::mem::forget(self);
+        address
+    }
+
+    /// Takes back what [`FrameRef::into_raw`] gave.
+    ///
+    /// # Safety
+    /// The address came from `into_raw` and nobody else takes this reference back.
+    pub unsafe fn from_raw(address: PhysAddr) -> Self {
+        Self(address)
+    }
+}
+
+impl Clone for FrameRef {
+    fn clone(&self) -> Self {
+        if let Some(frame) = self.metadata() {
+            frame.inc_ref();
+        }
+        Self(self.0)
+    }
+}
+
+impl Drop for FrameRef {
+    fn drop(&mut self) {
+        if self.metadata().is_some_and(|frame| !frame.is_reserved() && frame.dec_ref()) {
+            free_kernel(self.0, 0);
+        }
+    }
+}

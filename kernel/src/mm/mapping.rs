@@ -1,0 +1,204 @@
+//! One mapping of an address space: what mmap(2) made.
+
+use alloc::{string::String, sync::Arc, collections::BTreeMap};
+
+use abi::{Errno, linux};
+use klib::{page_table::PageFlags, range_map::RangeValue};
+
+use super::{PAGE_SIZE, frames::FrameRef, object::VmObject};
+use crate::{fs::path::Path, sync::IrqLock};
+
+/// What a program may do with a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Protection {
+    /// PROT_READ.
+    pub read: bool,
+    /// PROT_WRITE.
+    pub write: bool,
+    /// PROT_EXEC.
+    pub execute: bool,
+}
+
+impl Protection {
+    /// From mmap's bits.
+    pub const fn from_bits(bits: u32) -> Self {
+        Self {
+            read: bits & linux::PROT_READ != 0,
+            write: bits & linux::PROT_WRITE != 0,
+            execute: bits & linux::PROT_EXEC != 0,
+        }
+    }
+
+    /// Nothing at all: pages are not mapped.
+    pub const fn is_none(self) -> bool {
+        !self.read && !self.write && !self.execute
+    }
+
+    /// The page-table flags of a page of a program.
+    pub fn flags(self) -> PageFlags {
+        let mut flags = PageFlags::USER | PageFlags::READ;
+        flags.set(PageFlags::WRITE, self.write);
+        flags.set(PageFlags::EXECUTE, self.execute);
+        flags
+    }
+}
+
+/// What a mapping is for, shown in /proc/PID/maps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// Ordinary.
+    General,
+    /// brk(2)'s.
+    Heap,
+    /// The main thread's stack.
+    Stack,
+    /// The kernel's helper code.
+    Helper,
+}
+
+/// Where a mapping's pages come from.
+#[derive(Clone)]
+pub enum Source {
+    /// Zeroes, private.
+    Anonymous,
+    /// An object, from this byte offset on.
+    Object {
+        /// The supplier of pages.
+        object: Arc<dyn VmObject>,
+        /// Byte offset of the mapping's first page.
+        offset: u64,
+        /// The mapped file.
+        path: Option<Path>,
+    },
+}
+
+/// One mapping.
+#[derive(Clone)]
+pub struct Mapping {
+    /// What the program may do.
+    pub protection: Protection,
+    /// MAP_SHARED.
+    pub shared: bool,
+    /// Whether PROT_WRITE may be granted (a shared mapping of a file opened for reading may not).
+    pub may_write: bool,
+    /// What for.
+    pub purpose: Purpose,
+    /// Where pages come from.
+    pub source: Source,
+}
+
+impl RangeValue for Mapping {
+    fn skip(&self, delta: u64) -> Self {
+        let mut rest = self.clone();
+        if let Source::Object { offset, .. } = &mut rest.source {
+            *offset += delta;
+        }
+        rest
+    }
+
+    fn continues(&self, len: u64, next: &Self) -> bool {
+        self.protection == next.protection
+            && self.shared == next.shared
+            && self.may_write == next.may_write
+            && self.purpose == next.purpose
+            && match (&self.source, &next.source) {
+                (Source::Anonymous, Source::Anonymous) => true,
+                (
+                    Source::Object { object, offset, .. },
+                    Source::Object { object: next_object, offset: next_offset, .. },
+                ) => object.identity() == next_object.identity() && offset + len == *next_offset,
+                _ => false,
+            }
+    }
+}
+
+/// A mapping as /proc/PID/maps shows it.
+pub struct MappingInfo {
+    /// Addresses.
+    pub range: core::ops::Range<u64>,
+    /// PROT_READ.
+    pub readable: bool,
+    /// PROT_WRITE.
+    pub writable: bool,
+    /// PROT_EXEC.
+    pub executable: bool,
+    /// MAP_SHARED.
+    pub shared: bool,
+    /// Offset in the file, in bytes.
+    pub offset: u64,
+    /// Path or label.
+    pub name: String,
+    /// `st_dev` of the file.
+    pub device: u64,
+    /// `st_ino` of the file.
+    pub inode: u64,
+}
+
+impl MappingInfo {
+    /// Describes a mapping.
+    pub fn new(range: core::ops::Range<u64>, mapping: &Mapping) -> Self {
+        let (mut offset, mut device, mut inode) = (0, 0, 0);
+        let name = match (mapping.purpose, &mapping.source) {
+            (Purpose::Heap, _) => "[heap]".into(),
+            (Purpose::Stack, _) => "[stack]".into(),
+            (Purpose::Helper, _) => "[vdso]".into(),
+            (Purpose::General, Source::Anonymous) => String::new(),
+            (Purpose::General, Source::Object { offset: at, path, .. }) => {
+                offset = *at;
+                match path {
+                    Some(path) => {
+                        let metadata = path.inode().metadata();
+                        (device, inode) = (metadata.device, metadata.inode);
+                        path.display()
+                    }
+                    None => "/dev/zero (deleted)".into(),
+                }
+            }
+        };
+        Self {
+            range,
+            readable: mapping.protection.read,
+            writable: mapping.protection.write,
+            executable: mapping.protection.execute,
+            shared: mapping.shared,
+            offset,
+            name,
+            device,
+            inode,
+        }
+    }
+}
+
+/// Memory shared between processes without a file (MAP_SHARED | MAP_ANONYMOUS).
+pub struct SharedMemory {
+    pages: IrqLock<BTreeMap<u64, FrameRef>>,
+    len: u64,
+}
+
+impl SharedMemory {
+    /// `len` bytes of zeroes.
+    pub fn new(len: u64) -> Arc<Self> {
+        Arc::new(Self { pages: IrqLock::new(BTreeMap::new()), len })
+    }
+}
+
+impl VmObject for SharedMemory {
+    fn page(&self, index: u64) -> Result<FrameRef, Errno> {
+        if index >= self.len.div_ceil(PAGE_SIZE as u64) {
+            return Err(Errno::ENXIO);
+        }
+        let mut pages = self.pages.lock();
+        if let Some(frame) = pages.get(&index) {
+            return Ok(frame.clone());
+        }
+        let frame = FrameRef::zeroed()?;
+        pages.insert(index, frame.clone());
+        Ok(frame)
+    }
+    fn allows_shared_writes(&self) -> bool {
+        true
+    }
+    fn identity(&self) -> usize {
+        core::ptr::from_ref(self).addr()
+    }
+}

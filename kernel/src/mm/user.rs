@@ -1,0 +1,76 @@
+//! Copies between the kernel and the running program's memory.
+//!
+//! A user address is an allegation. These functions copy with the program's own rights; a page not there yet is
+//! faulted in on the way, anything else is EFAULT. They may not be called with a lock held that the page-fault path
+//! takes.
+
+use alloc::vec::Vec;
+
+use abi::{Errno, Pod, Result};
+use hal::{Arch as _, UserAddr};
+
+use crate::arch::Arch;
+
+/// Copies in as much of `out` as can be read; returns the bytes copied.
+pub fn copy_in_partial(from: UserAddr, out: &mut [u8]) -> usize {
+    // SAFETY: `out` is valid for its length.
+    out.len() - unsafe { Arch::copy_from_user(out.as_mut_ptr(), from, out.len()) }
+}
+
+/// Copies out as much of `bytes` as can be written; returns the bytes copied.
+pub fn copy_out_partial(to: UserAddr, bytes: &[u8]) -> usize {
+    // SAFETY: `bytes` is valid for its length.
+    bytes.len() - unsafe { Arch::copy_to_user(to, bytes.as_ptr(), bytes.len()) }
+}
+
+/// Copies in exactly `out.len()` bytes, or EFAULT.
+pub fn copy_in_bytes(from: UserAddr, out: &mut [u8]) -> Result<()> {
+    if copy_in_partial(from, out) == out.len() { Ok(()) } else { Err(Errno::EFAULT) }
+}
+
+/// Copies out all of `bytes`, or EFAULT.
+pub fn copy_out_bytes(to: UserAddr, bytes: &[u8]) -> Result<()> {
+    if copy_out_partial(to, bytes) == bytes.len() { Ok(()) } else { Err(Errno::EFAULT) }
+}
+
+/// Reads a value, or EFAULT.
+pub fn copy_in<T: Pod>(from: UserAddr) -> Result<T> {
+    let mut value = abi::zeroed::<T>();
+    copy_in_bytes(from, abi::bytes_of_mut(&mut value))?;
+    Ok(value)
+}
+
+/// Writes a value, or EFAULT.
+pub fn copy_out<T: Pod>(to: UserAddr, value: &T) -> Result<()> {
+    copy_out_bytes(to, abi::bytes_of(value))
+}
+
+/// Zeroes `len` bytes, or EFAULT.
+pub fn clear(to: UserAddr, len: usize) -> Result<()> {
+    if Arch::clear_user(to, len) == 0 { Ok(()) } else { Err(Errno::EFAULT) }
+}
+
+/// Reads a string up to its NUL, which is not returned. `too_long` when there is none within `max` bytes.
+pub fn copy_in_string(from: UserAddr, max: usize, too_long: Errno) -> Result<Vec<u8>> {
+    /// Bytes read at a time. Aligned chunks, so that a page boundary is crossed only where the string does.
+    const CHUNK: u64 = 64;
+    let mut string = Vec::new();
+    let mut at = from;
+    loop {
+        let mut chunk = [0; CHUNK as usize];
+        let wanted = (CHUNK - at.get() % CHUNK) as usize;
+        let got = copy_in_partial(at, &mut chunk[..wanted]);
+        if let Some(end) = chunk[..got].iter().position(|byte| *byte == 0) {
+            string.extend_from_slice(&chunk[..end]);
+            return if string.len() < max { Ok(string) } else { Err(too_long) };
+        }
+        if got < wanted {
+            return Err(Errno::EFAULT);
+        }
+        string.extend_from_slice(&chunk[..got]);
+        if string.len() >= max {
+            return Err(too_long);
+        }
+        at = at.checked_add(got as u64).ok_or(Errno::EFAULT)?;
+    }
+}

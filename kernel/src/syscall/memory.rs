@@ -1,0 +1,230 @@
+//! Memory: mmap and its relatives.
+
+use abi::{Errno, Result, linux};
+use hal::{Arch as _, PAGE_SIZE};
+
+use super::Call;
+use crate::{
+    arch::Arch,
+    fs::FileKind,
+    mm::{
+        address_space::{AddressSpace, KNOWN_PROTECTION, MapRequest},
+        frames,
+        mapping::{Mapping, Protection, Purpose, SharedMemory, Source},
+        page_up, user,
+    },
+};
+
+const PAGE: u64 = PAGE_SIZE as u64;
+
+fn memory(call: &Call<'_>) -> Result<alloc::sync::Arc<AddressSpace>> {
+    call.process().memory().ok_or(Errno::ESRCH)
+}
+
+/// A page-aligned address and a length as a range of whole pages. EINVAL unaligned, ENOMEM beyond the address space.
+fn page_range(address: u64, len: u64) -> Result<core::ops::Range<u64>> {
+    if !address.is_multiple_of(PAGE) {
+        return Err(Errno::EINVAL);
+    }
+    let end = page_up(len).and_then(|len| address.checked_add(len)).filter(|end| *end <= Arch::USER_END);
+    Ok(address..end.ok_or(Errno::ENOMEM)?)
+}
+
+/// [mmap(2)](https://man7.org/linux/man-pages/man2/mmap.2.html).
+pub fn sys_mmap(call: &mut Call<'_>) -> Result<u64> {
+    let (address, len, protection, flags, offset) =
+        (call.raw(0), call.raw(1), call.uint(2), call.uint(3), call.raw(5));
+    if len == 0 || !offset.is_multiple_of(PAGE) || protection & !(KNOWN_PROTECTION | linux::PROT_GROWSDOWN) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let fixed = flags & (linux::MAP_FIXED | linux::MAP_FIXED_NOREPLACE) != 0;
+    if fixed && !address.is_multiple_of(PAGE) {
+        return Err(Errno::EINVAL);
+    }
+    let shared = match flags & linux::MAP_TYPE {
+        linux::MAP_PRIVATE => false,
+        linux::MAP_SHARED | linux::MAP_SHARED_VALIDATE => true,
+        _ => return Err(Errno::EINVAL),
+    };
+    let protection = Protection::from_bits(protection);
+    let mut may_write = true;
+    let source = if flags & linux::MAP_ANONYMOUS != 0 {
+        if !shared && flags & linux::MAP_NORESERVE == 0 && protection.write {
+            refuse_hopeless(len)?;
+        }
+        if shared {
+            let object = SharedMemory::new(page_up(len).ok_or(Errno::ENOMEM)?);
+            Source::Object { object, offset: 0, path: None }
+        } else {
+            Source::Anonymous
+        }
+    } else {
+        let file = call.file(4)?;
+        let (readable, writable) = (file.flags().readable(), file.flags().writable());
+        if !readable || shared && protection.write && !writable {
+            return Err(Errno::EACCES);
+        }
+        offset.checked_add(page_up(len).ok_or(Errno::ENOMEM)?).ok_or(Errno::EOVERFLOW)?;
+        let inode = file.inode();
+        if inode.is_some_and(|inode| inode.metadata().kind == FileKind::Directory) {
+            return Err(Errno::ENODEV);
+        }
+        let object = file.ops().vm_object().or_else(|| inode.and_then(|inode| inode.vm_object()));
+        let object = object.ok_or(Errno::ENODEV)?;
+        if shared {
+            may_write = writable && object.allows_shared_writes();
+            if protection.write && !may_write {
+                return Err(Errno::EACCES);
+            }
+        }
+        Source::Object { object, offset, path: file.path().cloned() }
+    };
+    let memory = memory(call)?;
+    let result = memory.map(MapRequest {
+        address,
+        len,
+        fixed,
+        no_replace: flags & linux::MAP_FIXED_NOREPLACE != 0,
+        mapping: Mapping { protection, shared, may_write, purpose: Purpose::General, source },
+    })?;
+    if flags & linux::MAP_POPULATE != 0 {
+        populate(&memory, result..result + page_up(len).unwrap_or(0), protection);
+    }
+    Ok(result)
+}
+
+/// As Linux's heuristic overcommit: only what could not be had if all memory were free is refused.
+fn refuse_hopeless(len: u64) -> Result<()> {
+    if len / PAGE > frames::stats().total as u64 { Err(Errno::ENOMEM) } else { Ok(()) }
+}
+
+/// MAP_POPULATE and MADV_POPULATE_*: brings pages in as far as that works.
+fn populate(memory: &AddressSpace, range: core::ops::Range<u64>, protection: Protection) {
+    let access = if protection.write { hal::FaultAccess::Write } else { hal::FaultAccess::Read };
+    for page in range.step_by(PAGE_SIZE) {
+        if memory.with_frame(hal::UserAddr::new(page), access, |_, _| ()).is_err() {
+            return;
+        }
+    }
+}
+
+/// [munmap(2)](https://man7.org/linux/man-pages/man2/munmap.2.html).
+pub fn sys_munmap(call: &mut Call<'_>) -> Result<u64> {
+    let range = page_range(call.raw(0), call.raw(1)).map_err(|_| Errno::EINVAL)?;
+    if range.is_empty() {
+        return Err(Errno::EINVAL);
+    }
+    memory(call)?.unmap(range);
+    Ok(0)
+}
+
+/// [mprotect(2)](https://man7.org/linux/man-pages/man2/mprotect.2.html).
+pub fn sys_mprotect(call: &mut Call<'_>) -> Result<u64> {
+    let range = page_range(call.raw(0), call.raw(1))?;
+    let bits = call.uint(2);
+    // Branch target identification and memory tagging are hints that may be refused.
+    if bits & !KNOWN_PROTECTION != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if !range.is_empty() {
+        memory(call)?.protect(range, Protection::from_bits(bits))?;
+    }
+    Ok(0)
+}
+
+/// [brk(2)](https://man7.org/linux/man-pages/man2/brk.2.html).
+pub fn sys_brk(call: &mut Call<'_>) -> Result<u64> {
+    Ok(memory(call)?.brk(call.raw(0)))
+}
+
+/// [mremap(2)](https://man7.org/linux/man-pages/man2/mremap.2.html).
+pub fn sys_mremap(call: &mut Call<'_>) -> Result<u64> {
+    let (address, old_len, new_len, flags, target) =
+        (call.raw(0), call.raw(1), call.raw(2), call.uint(3), call.raw(4));
+    let may_move = flags & linux::MREMAP_MAYMOVE != 0;
+    let fixed = flags & linux::MREMAP_FIXED != 0;
+    if flags & !(linux::MREMAP_MAYMOVE | linux::MREMAP_FIXED) != 0
+        || fixed && (!may_move || !target.is_multiple_of(PAGE))
+        || old_len == 0
+        || new_len == 0
+    {
+        return Err(Errno::EINVAL);
+    }
+    let old = page_range(address, old_len)?;
+    memory(call)?.remap(old, new_len, may_move, fixed.then_some(target))
+}
+
+/// [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html). Advice about speed is taken and ignored.
+pub fn sys_madvise(call: &mut Call<'_>) -> Result<u64> {
+    let range = page_range(call.raw(0), call.raw(1)).map_err(|_| Errno::EINVAL)?;
+    let memory = memory(call)?;
+    match call.uint(2) {
+        linux::MADV_DONTNEED | linux::MADV_FREE | linux::MADV_DONTNEED_LOCKED if !range.is_empty() => {
+            memory.discard(range)?;
+        }
+        linux::MADV_POPULATE_READ => populate(&memory, range, Protection::from_bits(linux::PROT_READ)),
+        linux::MADV_POPULATE_WRITE => populate(&memory, range, Protection::from_bits(linux::PROT_WRITE)),
+        linux::MADV_NORMAL
+        | linux::MADV_RANDOM
+        | linux::MADV_SEQUENTIAL
+        | linux::MADV_WILLNEED
+        | linux::MADV_DONTNEED
+        | linux::MADV_FREE
+        | linux::MADV_DONTNEED_LOCKED
+        | linux::MADV_DONTFORK
+        | linux::MADV_DOFORK
+        | linux::MADV_MERGEABLE
+        | linux::MADV_UNMERGEABLE
+        | linux::MADV_HUGEPAGE
+        | linux::MADV_NOHUGEPAGE
+        | linux::MADV_DONTDUMP
+        | linux::MADV_DODUMP
+        | linux::MADV_COLD
+        | linux::MADV_PAGEOUT => {
+            if !range.is_empty() && !memory.is_mapped(range) {
+                return Err(Errno::ENOMEM);
+            }
+        }
+        _ => return Err(Errno::EINVAL),
+    }
+    Ok(0)
+}
+
+/// [msync(2)](https://man7.org/linux/man-pages/man2/msync.2.html). Pages are the file's own, so there is nothing to
+/// write back.
+pub fn sys_msync(call: &mut Call<'_>) -> Result<u64> {
+    let range = page_range(call.raw(0), call.raw(1))?;
+    let flags = call.uint(2);
+    if flags & !(linux::MS_ASYNC | linux::MS_SYNC | linux::MS_INVALIDATE) != 0
+        || flags & linux::MS_ASYNC != 0 && flags & linux::MS_SYNC != 0
+    {
+        return Err(Errno::EINVAL);
+    }
+    if range.is_empty() || memory(call)?.is_mapped(range) { Ok(0) } else { Err(Errno::ENOMEM) }
+}
+
+/// [mincore(2)](https://man7.org/linux/man-pages/man2/mincore.2.html).
+pub fn sys_mincore(call: &mut Call<'_>) -> Result<u64> {
+    let range = page_range(call.raw(0), call.raw(1))?;
+    // A vector longer than memory has pages is not one a program can hold.
+    if (range.end - range.start) / PAGE > frames::stats().total as u64 * 16 {
+        return Err(Errno::ENOMEM);
+    }
+    let residency = memory(call)?.residency(range)?;
+    user::copy_out_bytes(call.address(2), &residency)?;
+    Ok(0)
+}
+
+/// [mlock(2), munlock(2), mlock2(2)](https://man7.org/linux/man-pages/man2/mlock.2.html). There is no swap, so every
+/// page that is present is locked.
+pub fn sys_mlock(call: &mut Call<'_>) -> Result<u64> {
+    let start = call.raw(0) & !(PAGE - 1);
+    let len = call.raw(1).checked_add(call.raw(0) - start).ok_or(Errno::EINVAL)?;
+    let range = page_range(start, len)?;
+    if range.is_empty() || memory(call)?.is_mapped(range) { Ok(0) } else { Err(Errno::ENOMEM) }
+}
+
+/// [mlockall(2), munlockall(2)](https://man7.org/linux/man-pages/man2/mlock.2.html).
+pub fn sys_mlockall(_call: &mut Call<'_>) -> Result<u64> {
+    Ok(0)
+}

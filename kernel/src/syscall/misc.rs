@@ -1,0 +1,152 @@
+//! What belongs nowhere else: uname, sysinfo, getrandom, prctl, reboot.
+
+use abi::{Errno, Result, linux, prctl, system};
+use hal::{Arch as _, PAGE_SIZE, PowerAction};
+
+use super::Call;
+use crate::{
+    arch::Arch,
+    mm::{frames, user},
+    power, rng,
+    sync::IrqLock,
+    task::{process, wait},
+    time,
+};
+
+/// Bytes of one field of `struct new_utsname`.
+const FIELD: usize = 65;
+
+/// The version of the Linux ABI that is spoken, as programs check it.
+pub const LINUX_RELEASE: &str = "6.12.0-piton";
+
+static HOST_NAME: IrqLock<([u8; 64], usize)> = IrqLock::new((*b"piton\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 5));
+
+/// The host's name.
+pub fn host_name() -> alloc::vec::Vec<u8> {
+    let name = HOST_NAME.lock();
+    name.0[..name.1].to_vec()
+}
+
+/// [uname(2)](https://man7.org/linux/man-pages/man2/uname.2.html).
+pub fn sys_uname(call: &mut Call<'_>) -> Result<u64> {
+    let mut names = [[0u8; FIELD]; 6];
+    let host = host_name();
+    let version = concat!("#1 Piton ", env!("CARGO_PKG_VERSION"));
+    let fields: [&[u8]; 6] =
+        [b"Linux", &host, LINUX_RELEASE.as_bytes(), version.as_bytes(), Arch::MACHINE.as_bytes(), b"(none)"];
+    for (slot, text) in names.iter_mut().zip(fields) {
+        let len = text.len().min(FIELD - 1);
+        slot[..len].copy_from_slice(&text[..len]);
+    }
+    user::copy_out(call.address(0), &names)?;
+    Ok(0)
+}
+
+/// [sethostname(2)](https://man7.org/linux/man-pages/man2/gethostname.2.html).
+pub fn sys_sethostname(call: &mut Call<'_>) -> Result<u64> {
+    let len = call.size(1);
+    let mut name = [0; 64];
+    user::copy_in_bytes(call.address(0), name.get_mut(..len).ok_or(Errno::EINVAL)?)?;
+    *HOST_NAME.lock() = (name, len);
+    Ok(0)
+}
+
+/// [sysinfo(2)](https://man7.org/linux/man-pages/man2/sysinfo.2.html). The struct is nine words, then counts.
+pub fn sys_sysinfo(call: &mut Call<'_>) -> Result<u64> {
+    const LEN: usize = size_of::<system::sysinfo>();
+    let stats = frames::stats();
+    let page = PAGE_SIZE as u64;
+    let mut info = [0; LEN];
+    let mut put = |at: usize, bytes: &[u8]| info[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &(time::monotonic_ns() / time::SECOND).to_ne_bytes());
+    put(core::mem::offset_of!(system::sysinfo, totalram), &(stats.total as u64 * page).to_ne_bytes());
+    put(core::mem::offset_of!(system::sysinfo, freeram), &(stats.free as u64 * page).to_ne_bytes());
+    put(core::mem::offset_of!(system::sysinfo, procs), &(process::nr_threads() as u16).to_ne_bytes());
+    put(core::mem::offset_of!(system::sysinfo, mem_unit), &1u32.to_ne_bytes());
+    user::copy_out_bytes(call.address(0), &info)?;
+    Ok(0)
+}
+
+/// [getrandom(2)](https://man7.org/linux/man-pages/man2/getrandom.2.html): blocks, or EAGAIN, until seeded.
+pub fn sys_getrandom(call: &mut Call<'_>) -> Result<u64> {
+    let (address, len, flags) = (call.address(0), call.size(1).min(i32::MAX as usize), call.uint(2));
+    if flags & !(linux::GRND_NONBLOCK | linux::GRND_RANDOM | linux::GRND_INSECURE) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if !rng::is_ready() {
+        if flags & (linux::GRND_NONBLOCK | linux::GRND_INSECURE) != 0 {
+            return Err(Errno::EAGAIN);
+        }
+        wait::wait_until(&[rng::ready_queue()], None, || rng::is_ready().then_some(()))?;
+    }
+    let mut done = 0;
+    while done < len {
+        let mut chunk = [0; 256];
+        let step = chunk.len().min(len - done);
+        rng::fill(&mut chunk[..step])?;
+        let at = address.checked_add(done as u64).ok_or(Errno::EFAULT)?;
+        let copied = user::copy_out_partial(at, &chunk[..step]);
+        done += copied;
+        if copied < step {
+            return if done == 0 { Err(Errno::EFAULT) } else { Ok(done as u64) };
+        }
+    }
+    Ok(done as u64)
+}
+
+/// [prctl(2)](https://man7.org/linux/man-pages/man2/prctl.2.html).
+pub fn sys_prctl(call: &mut Call<'_>) -> Result<u64> {
+    match call.uint(0) {
+        prctl::PR_SET_NAME => {
+            let mut name = [0; 16];
+            let got = user::copy_in_partial(call.address(1), &mut name[..15]);
+            let len = name[..got].iter().position(|byte| *byte == 0).unwrap_or(got);
+            if got == 0 {
+                return Err(Errno::EFAULT);
+            }
+            call.thread.set_name(&name[..len]);
+            Ok(0)
+        }
+        prctl::PR_GET_NAME => {
+            let mut name = [0u8; 16];
+            let text = call.thread.name();
+            name[..text.len().min(15)].copy_from_slice(&text.as_bytes()[..text.len().min(15)]);
+            user::copy_out(call.address(1), &name)?;
+            Ok(0)
+        }
+        prctl::PR_GET_DUMPABLE => Ok(1),
+        prctl::PR_SET_DUMPABLE if call.raw(1) <= 1 => Ok(0),
+        prctl::PR_GET_KEEPCAPS | prctl::PR_GET_SECCOMP | prctl::PR_GET_NO_NEW_PRIVS => Ok(0),
+        prctl::PR_SET_NO_NEW_PRIVS if call.raw(1) == 1 => Ok(0),
+        prctl::PR_CAPBSET_READ if call.raw(1) <= 40 => Ok(1),
+        prctl::PR_GET_TIMERSLACK => Ok(50_000),
+        prctl::PR_SET_TIMERSLACK => Ok(0),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// [personality(2)](https://man7.org/linux/man-pages/man2/personality.2.html): PER_LINUX.
+pub fn sys_personality(call: &mut Call<'_>) -> Result<u64> {
+    if matches!(call.uint(0), 0 | u32::MAX) { Ok(0) } else { Err(Errno::EINVAL) }
+}
+
+/// [reboot(2)](https://man7.org/linux/man-pages/man2/reboot.2.html).
+pub fn sys_reboot(call: &mut Call<'_>) -> Result<u64> {
+    if call.uint(0) != linux::LINUX_REBOOT_MAGIC1
+        || ![
+            linux::LINUX_REBOOT_MAGIC2,
+            linux::LINUX_REBOOT_MAGIC2A,
+            linux::LINUX_REBOOT_MAGIC2B,
+            linux::LINUX_REBOOT_MAGIC2C,
+        ]
+        .contains(&call.uint(1))
+    {
+        return Err(Errno::EINVAL);
+    }
+    match call.uint(2) {
+        linux::LINUX_REBOOT_CMD_POWER_OFF | linux::LINUX_REBOOT_CMD_HALT => power::leave(PowerAction::Off(0)),
+        linux::LINUX_REBOOT_CMD_RESTART | linux::LINUX_REBOOT_CMD_RESTART2 => power::leave(PowerAction::Reset),
+        linux::LINUX_REBOOT_CMD_CAD_ON | linux::LINUX_REBOOT_CMD_CAD_OFF => Ok(0),
+        _ => Err(Errno::EINVAL),
+    }
+}

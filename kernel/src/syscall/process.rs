@@ -1,0 +1,343 @@
+//! Processes: numbers, groups, exec, exit, wait, limits.
+
+use alloc::vec::Vec;
+
+use abi::{Errno, Result, linux};
+use hal::UserAddr;
+
+use super::Call;
+use crate::{
+    fs::path,
+    mm::user,
+    task::{
+        exec::{self, Program},
+        exit::{self, WaitFor, WaitOptions, WaitOutcome},
+        process::{self, ExitStatus},
+        scheduler,
+    },
+    time::SECOND,
+};
+
+/// [getpid(2)](https://man7.org/linux/man-pages/man2/getpid.2.html).
+pub fn sys_getpid(call: &mut Call<'_>) -> Result<u64> {
+    Ok(call.process().pid() as u64)
+}
+
+/// [getppid(2)](https://man7.org/linux/man-pages/man2/getppid.2.html).
+pub fn sys_getppid(call: &mut Call<'_>) -> Result<u64> {
+    Ok(call.process().parent_pid() as u64)
+}
+
+/// [getuid(2)](https://man7.org/linux/man-pages/man2/getuid.2.html) and its relatives: everything runs as root.
+pub fn sys_getuid(_call: &mut Call<'_>) -> Result<u64> {
+    Ok(0)
+}
+
+/// [getresuid(2)](https://man7.org/linux/man-pages/man2/getresuid.2.html), getresgid(2).
+pub fn sys_getresuid(call: &mut Call<'_>) -> Result<u64> {
+    for index in 0..3 {
+        user::copy_out(call.address(index), &0u32)?;
+    }
+    Ok(0)
+}
+
+/// [setuid(2)](https://man7.org/linux/man-pages/man2/setuid.2.html), setgid(2): root is the only user.
+pub fn sys_setuid(call: &mut Call<'_>) -> Result<u64> {
+    if call.uint(0) == 0 { Ok(0) } else { Err(Errno::EINVAL) }
+}
+
+/// [setresuid(2)](https://man7.org/linux/man-pages/man2/setresuid.2.html), setreuid(2) and the same for groups.
+pub fn sys_setresuid(call: &mut Call<'_>) -> Result<u64> {
+    const KEEP: u32 = u32::MAX;
+    // The re- calls have two arguments; a third is whatever is in the register, so it is not looked at.
+    if (0..2).all(|index| matches!(call.uint(index), 0 | KEEP)) { Ok(0) } else { Err(Errno::EINVAL) }
+}
+
+/// [getgroups(2)](https://man7.org/linux/man-pages/man2/getgroups.2.html): no supplementary ones.
+pub fn sys_getgroups(call: &mut Call<'_>) -> Result<u64> {
+    if call.int(0) < 0 { Err(Errno::EINVAL) } else { Ok(0) }
+}
+
+/// [setgroups(2)](https://man7.org/linux/man-pages/man2/setgroups.2.html): only the empty list.
+pub fn sys_setgroups(call: &mut Call<'_>) -> Result<u64> {
+    if call.size(0) == 0 { Ok(0) } else { Err(Errno::EINVAL) }
+}
+
+/// [getpgid(2)](https://man7.org/linux/man-pages/man2/getpgid.2.html).
+pub fn sys_getpgid(call: &mut Call<'_>) -> Result<u64> {
+    Ok(target(call, 0)?.group() as u64)
+}
+
+/// [getsid(2)](https://man7.org/linux/man-pages/man2/getsid.2.html).
+pub fn sys_getsid(call: &mut Call<'_>) -> Result<u64> {
+    Ok(target(call, 0)?.session() as u64)
+}
+
+fn target(call: &Call<'_>, index: usize) -> Result<alloc::sync::Arc<process::Process>> {
+    match call.int(index) {
+        0 => Ok(call.process().clone()),
+        pid => process::find(pid).ok_or(Errno::ESRCH),
+    }
+}
+
+/// [setpgid(2)](https://man7.org/linux/man-pages/man2/setpgid.2.html).
+pub fn sys_setpgid(call: &mut Call<'_>) -> Result<u64> {
+    process::set_group(call.process(), call.int(0), call.int(1))?;
+    Ok(0)
+}
+
+/// [setsid(2)](https://man7.org/linux/man-pages/man2/setsid.2.html).
+pub fn sys_setsid(call: &mut Call<'_>) -> Result<u64> {
+    Ok(process::new_session(call.process())? as u64)
+}
+
+/// [exit_group(2)](https://man7.org/linux/man-pages/man2/exit_group.2.html).
+pub fn sys_exit_group(call: &mut Call<'_>) -> Result<u64> {
+    exit::exit_process(call.thread, ExitStatus::Exited(call.int(0) as u8))
+}
+
+/// [execve(2)](https://man7.org/linux/man-pages/man2/execve.2.html).
+pub fn sys_execve(call: &mut Call<'_>) -> Result<u64> {
+    let name = call.path(0)?;
+    let (arguments, environment) = (copy_strings(call.address(1))?, copy_strings(call.address(2))?);
+    let fs = call.process().fs().lock().clone();
+    let file = path::resolve(&fs.cwd, &fs.root, &name, true)?;
+    run(call, file, Program { name, arguments, environment })
+}
+
+/// [execveat(2)](https://man7.org/linux/man-pages/man2/execveat.2.html).
+pub fn sys_execveat(call: &mut Call<'_>) -> Result<u64> {
+    let name = call.path(1)?;
+    let (arguments, environment) = (copy_strings(call.address(2))?, copy_strings(call.address(3))?);
+    let flags = call.uint(4);
+    if flags & !(linux::AT_EMPTY_PATH | linux::AT_SYMLINK_NOFOLLOW) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let fs = call.process().fs().lock().clone();
+    let follow = flags & linux::AT_SYMLINK_NOFOLLOW == 0;
+    let start = if call.int(0) == linux::AT_FDCWD || name.first() == Some(&b'/') {
+        fs.cwd.clone()
+    } else {
+        call.file(0)?.path().cloned().ok_or(Errno::EACCES)?
+    };
+    let file = if name.is_empty() {
+        if flags & linux::AT_EMPTY_PATH == 0 {
+            return Err(Errno::ENOENT);
+        }
+        start
+    } else {
+        path::resolve(&start, &fs.root, &name, follow)?
+    };
+    if !follow && file.kind() == crate::fs::FileKind::Symlink {
+        return Err(Errno::ELOOP);
+    }
+    let name = if name.is_empty() { file.bytes() } else { name };
+    run(call, file, Program { name, arguments, environment })
+}
+
+fn run(call: &mut Call<'_>, file: path::Path, mut program: Program) -> Result<u64> {
+    if program.arguments.is_empty() {
+        // As Linux: programs rely on argv[0].
+        program.arguments.push(Vec::new());
+    }
+    exec::replace(call.thread, call.frame, file, program)?;
+    // The registers are the new program's; the value goes into the one that holds results, which starts as 0 anyway.
+    Ok(0)
+}
+
+/// A null-terminated array of strings. E2BIG beyond what a stack can take.
+fn copy_strings(array: UserAddr) -> Result<Vec<Vec<u8>>> {
+    const MAX_STRINGS: usize = 1 << 18;
+    const MAX_LEN: usize = 128 << 10;
+    let mut strings = Vec::new();
+    let mut total = 0;
+    if array.is_null() {
+        return Ok(strings);
+    }
+    loop {
+        let slot = array.checked_add(strings.len() as u64 * 8).ok_or(Errno::EFAULT)?;
+        let address: u64 = user::copy_in(slot)?;
+        if address == 0 {
+            return Ok(strings);
+        }
+        let string = user::copy_in_string(UserAddr::new(address), MAX_LEN, Errno::E2BIG)?;
+        total += string.len() + 9;
+        if strings.len() >= MAX_STRINGS || total > 2 << 20 {
+            return Err(Errno::E2BIG);
+        }
+        strings.push(string);
+    }
+}
+
+/// [wait4(2)](https://man7.org/linux/man-pages/man2/wait4.2.html).
+pub fn sys_wait4(call: &mut Call<'_>) -> Result<u64> {
+    let options = call.uint(2);
+    const KNOWN: u32 = linux::WNOHANG
+        | linux::WUNTRACED
+        | linux::WCONTINUED
+        | linux::__WALL
+        | linux::__WCLONE
+        | linux::__WNOTHREAD;
+    if options & !KNOWN != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let which = match call.int(0) {
+        -1 => WaitFor::Any,
+        0 => WaitFor::Group(call.process().group()),
+        i32::MIN => return Err(Errno::ESRCH),
+        group if group < 0 => WaitFor::Group(-group),
+        pid => WaitFor::Pid(pid),
+    };
+    let wanted = WaitOptions {
+        exited: true,
+        stopped: options & linux::WUNTRACED != 0,
+        continued: options & linux::WCONTINUED != 0,
+        no_hang: options & linux::WNOHANG != 0,
+        keep: false,
+    };
+    let Some(outcome) = exit::wait_for_child(call.process(), which, wanted)? else { return Ok(0) };
+    if let Some(address) = call.optional_address(1) {
+        user::copy_out(address, &outcome.word)?;
+    }
+    if let Some(address) = call.optional_address(3) {
+        user::copy_out(address, &usage(outcome.cpu_time_ns, 0))?;
+    }
+    Ok(outcome.pid as u64)
+}
+
+/// [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html).
+pub fn sys_waitid(call: &mut Call<'_>) -> Result<u64> {
+    let options = call.uint(3);
+    const EVENTS: u32 = linux::WEXITED | linux::WSTOPPED | linux::WCONTINUED;
+    const KNOWN: u32 =
+        EVENTS | linux::WNOHANG | linux::WNOWAIT | linux::__WALL | linux::__WCLONE | linux::__WNOTHREAD;
+    if options & !KNOWN != 0 || options & EVENTS == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let which = match call.uint(0) {
+        linux::P_ALL => WaitFor::Any,
+        linux::P_PID if call.int(1) > 0 => WaitFor::Pid(call.int(1)),
+        linux::P_PGID if call.int(1) >= 0 => {
+            WaitFor::Group(if call.int(1) == 0 { call.process().group() } else { call.int(1) })
+        }
+        _ => return Err(Errno::EINVAL),
+    };
+    let wanted = WaitOptions {
+        exited: options & linux::WEXITED != 0,
+        stopped: options & linux::WSTOPPED != 0,
+        continued: options & linux::WCONTINUED != 0,
+        no_hang: options & linux::WNOHANG != 0,
+        keep: options & linux::WNOWAIT != 0,
+    };
+    let outcome = exit::wait_for_child(call.process(), which, wanted)?;
+    if let Some(address) = call.optional_address(2) {
+        user::copy_out_bytes(address, &child_info(outcome.as_ref()))?;
+    }
+    if let (Some(address), Some(outcome)) = (call.optional_address(4), &outcome) {
+        user::copy_out(address, &usage(outcome.cpu_time_ns, 0))?;
+    }
+    Ok(0)
+}
+
+/// The `siginfo_t` of waitid: all zero when there is nothing to report.
+fn child_info(outcome: Option<&WaitOutcome>) -> [u8; 128] {
+    let Some(outcome) = outcome else { return [0; 128] };
+    let (code, status) = match outcome.word {
+        0xffff => (linux::CLD_CONTINUED, linux::SIGCONT as i32),
+        word if word & 0xff == 0x7f => (linux::CLD_STOPPED, word >> 8),
+        word if word & 0x7f == 0 => (linux::CLD_EXITED, word >> 8),
+        word if word & 0x80 != 0 => (linux::CLD_DUMPED, word & 0x7f),
+        word => (linux::CLD_KILLED, word & 0x7f),
+    };
+    *crate::task::signal::SignalInfo::child(code as i32, outcome.pid, status).bytes()
+}
+
+/// A `struct rusage`: CPU time and the largest resident size so far are known, the rest is 0.
+fn usage(cpu_time_ns: u64, resident_pages: u64) -> linux::rusage {
+    let mut usage: linux::rusage = abi::zeroed();
+    usage.ru_utime.tv_sec = (cpu_time_ns / SECOND) as i64;
+    usage.ru_utime.tv_usec = (cpu_time_ns % SECOND / 1000) as i64;
+    usage.ru_maxrss = (resident_pages * 4) as i64;
+    usage
+}
+
+/// [getrusage(2)](https://man7.org/linux/man-pages/man2/getrusage.2.html).
+pub fn sys_getrusage(call: &mut Call<'_>) -> Result<u64> {
+    const THREAD: i32 = linux::RUSAGE_THREAD as i32;
+    scheduler::account();
+    let process = call.process();
+    let resident = process.memory().map_or(0, |memory| memory.resident_pages());
+    let usage = match call.int(0) {
+        0 => usage(process.cpu_time_ns(), resident),
+        -1 => usage(process.children_cpu_time_ns(), 0),
+        THREAD => usage(call.thread.cpu_time_ns(), resident),
+        _ => return Err(Errno::EINVAL),
+    };
+    user::copy_out(call.address(1), &usage)?;
+    Ok(0)
+}
+
+/// [times(2)](https://man7.org/linux/man-pages/man2/times.2.html), in ticks of 10 ms.
+pub fn sys_times(call: &mut Call<'_>) -> Result<u64> {
+    const TICK_NS: u64 = SECOND / 100;
+    scheduler::account();
+    let process = call.process();
+    let times = [process.cpu_time_ns() / TICK_NS, 0, process.children_cpu_time_ns() / TICK_NS, 0];
+    if let Some(address) = call.optional_address(0) {
+        user::copy_out(address, &times)?;
+    }
+    Ok(crate::time::monotonic_ns() / TICK_NS)
+}
+
+/// [prlimit64(2)](https://man7.org/linux/man-pages/man2/prlimit.2.html).
+pub fn sys_prlimit64(call: &mut Call<'_>) -> Result<u64> {
+    let process = target(call, 0)?;
+    let resource = call.uint(1);
+    if resource >= linux::RLIM_NLIMITS {
+        return Err(Errno::EINVAL);
+    }
+    let new: Option<linux::rlimit64> = match call.optional_address(2) {
+        Some(address) => Some(user::copy_in(address)?),
+        None => None,
+    };
+    set_and_get_limit(&process, resource, new, call.optional_address(3))
+}
+
+/// [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html).
+pub fn sys_getrlimit(call: &mut Call<'_>) -> Result<u64> {
+    if call.uint(0) >= linux::RLIM_NLIMITS {
+        return Err(Errno::EINVAL);
+    }
+    set_and_get_limit(call.process(), call.uint(0), None, Some(call.address(1)))
+}
+
+/// [setrlimit(2)](https://man7.org/linux/man-pages/man2/setrlimit.2.html).
+pub fn sys_setrlimit(call: &mut Call<'_>) -> Result<u64> {
+    if call.uint(0) >= linux::RLIM_NLIMITS {
+        return Err(Errno::EINVAL);
+    }
+    let new = user::copy_in(call.address(1))?;
+    set_and_get_limit(call.process(), call.uint(0), Some(new), None)
+}
+
+fn set_and_get_limit(
+    process: &process::Process,
+    resource: u32,
+    new: Option<linux::rlimit64>,
+    old: Option<UserAddr>,
+) -> Result<u64> {
+    let (soft, hard) = process.rlimit(resource);
+    if let Some(new) = new {
+        if new.rlim_cur > new.rlim_max {
+            return Err(Errno::EINVAL);
+        }
+        if resource == linux::RLIMIT_NOFILE && new.rlim_max > 1 << 20 {
+            return Err(Errno::EPERM);
+        }
+        process.set_rlimit(resource, new.rlim_cur, new.rlim_max)?;
+    }
+    if let Some(address) = old {
+        user::copy_out(address, &linux::rlimit64 { rlim_cur: soft, rlim_max: hard })?;
+    }
+    Ok(0)
+}

@@ -1,0 +1,243 @@
+//! Signals.
+
+use abi::{Errno, Result, linux};
+
+use super::{Call, time::timeout_in};
+use crate::{
+    mm::user,
+    task::{
+        process,
+        signal::{self, Action, AltStack, NSIG, SIG_DFL, SIG_IGN, SignalInfo, SignalSet},
+        wait::{self, WaitError},
+    },
+    time,
+};
+
+/// Bytes of the kernel's `sigset_t`.
+const SET_SIZE: usize = 8;
+
+fn check_set_size(call: &Call<'_>, index: usize) -> Result<()> {
+    if call.size(index) == SET_SIZE { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+fn valid(signal: u32) -> Result<u32> {
+    if (1..NSIG).contains(&signal) { Ok(signal) } else { Err(Errno::EINVAL) }
+}
+
+/// [rt_sigaction(2)](https://man7.org/linux/man-pages/man2/sigaction.2.html). `struct kernel_sigaction` is handler,
+/// flags, restorer, mask: four words.
+pub fn sys_rt_sigaction(call: &mut Call<'_>) -> Result<u64> {
+    check_set_size(call, 3)?;
+    let signal = valid(call.uint(0))?;
+    let new: Option<[u64; 4]> = match call.optional_address(1) {
+        Some(address) => Some(user::copy_in(address)?),
+        None => None,
+    };
+    if new.is_some() && (signal == linux::SIGKILL || signal == linux::SIGSTOP) {
+        return Err(Errno::EINVAL);
+    }
+    let old = {
+        let mut actions = call.process().actions.lock();
+        let old = actions.get(signal);
+        if let Some([handler, flags, restorer, mask]) = new {
+            actions.set(signal, Action { handler, flags, restorer, mask: SignalSet::from_bits(mask).blockable() });
+        }
+        old
+    };
+    if let Some([handler, ..]) = new
+        && (handler == SIG_IGN || handler == SIG_DFL && matches!(signal, linux::SIGCHLD | linux::SIGURG | linux::SIGWINCH))
+    {
+        signal::discard(call.process(), signal);
+    }
+    if let Some(address) = call.optional_address(2) {
+        user::copy_out(address, &[old.handler, old.flags, old.restorer, old.mask.bits()])?;
+    }
+    Ok(0)
+}
+
+/// [rt_sigprocmask(2)](https://man7.org/linux/man-pages/man2/sigprocmask.2.html).
+pub fn sys_rt_sigprocmask(call: &mut Call<'_>) -> Result<u64> {
+    check_set_size(call, 3)?;
+    let old = call.thread.signal_mask();
+    if let Some(address) = call.optional_address(1) {
+        let set: u64 = user::copy_in(address)?;
+        let new = match call.uint(0) {
+            linux::SIG_BLOCK => old | set,
+            linux::SIG_UNBLOCK => old & !set,
+            linux::SIG_SETMASK => set,
+            _ => return Err(Errno::EINVAL),
+        };
+        call.thread.swap_signal_mask(new);
+    }
+    if let Some(address) = call.optional_address(2) {
+        user::copy_out(address, &old)?;
+    }
+    Ok(0)
+}
+
+/// [rt_sigpending(2)](https://man7.org/linux/man-pages/man2/sigpending.2.html).
+pub fn sys_rt_sigpending(call: &mut Call<'_>) -> Result<u64> {
+    if call.size(1) > SET_SIZE {
+        return Err(Errno::EINVAL);
+    }
+    let signals = call.thread.signals.lock();
+    let pending = (signals.pending.set() | call.process().pending_signals()) & signals.mask;
+    drop(signals);
+    user::copy_out_bytes(call.address(0), &pending.bits().to_ne_bytes()[..call.size(1)])?;
+    Ok(0)
+}
+
+/// [rt_sigsuspend(2)](https://man7.org/linux/man-pages/man2/sigsuspend.2.html).
+pub fn sys_rt_sigsuspend(call: &mut Call<'_>) -> Result<u64> {
+    check_set_size(call, 1)?;
+    let mask: u64 = user::copy_in(call.address(0))?;
+    call.thread.set_temporary_mask(mask);
+    // Only a signal ends this wait.
+    let _ = wait::wait_until::<()>(&[], None, || None);
+    Err(Errno::EINTR)
+}
+
+/// [rt_sigtimedwait(2)](https://man7.org/linux/man-pages/man2/sigwaitinfo.2.html).
+pub fn sys_rt_sigtimedwait(call: &mut Call<'_>) -> Result<u64> {
+    check_set_size(call, 3)?;
+    let wanted = SignalSet::from_bits(user::copy_in(call.address(0))?).blockable();
+    let deadline = timeout_in(call.optional_address(2))?.map(|ns| time::monotonic_ns().saturating_add(ns));
+    // The signals waited for are blocked. So that their arrival ends the wait, they are let through meanwhile.
+    let old = call.thread.signal_mask();
+    let take = || signal::take_pending(call.thread, wanted);
+    let result = match take() {
+        Some(found) => Ok(found),
+        None => {
+            call.thread.swap_signal_mask(old & !wanted.bits());
+            let result = wait::wait_until(&[], deadline, take);
+            call.thread.swap_signal_mask(old);
+            result
+        }
+    };
+    let (signal, info) = match result {
+        Ok(found) => found,
+        Err(WaitError::TimedOut) => return Err(Errno::EAGAIN),
+        Err(WaitError::Interrupted) => take().ok_or(Errno::EINTR)?,
+    };
+    if let Some(address) = call.optional_address(1) {
+        user::copy_out_bytes(address, info.bytes())?;
+    }
+    Ok(u64::from(signal))
+}
+
+/// [rt_sigreturn(2)](https://man7.org/linux/man-pages/man2/sigreturn.2.html).
+pub fn sys_rt_sigreturn(call: &mut Call<'_>) -> Result<u64> {
+    if signal::return_from_handler(call.thread, call.frame).is_err() {
+        signal::force(call.thread, linux::SIGSEGV, SignalInfo::kernel(linux::SIGSEGV));
+        return Ok(0);
+    }
+    // The result register holds what it did when the signal came.
+    Ok(hal::TrapFrame::syscall_arguments(call.frame)[0])
+}
+
+/// [sigaltstack(2)](https://man7.org/linux/man-pages/man2/sigaltstack.2.html). `stack_t` is address, flags, size.
+pub fn sys_sigaltstack(call: &mut Call<'_>) -> Result<u64> {
+    let sp = hal::TrapFrame::sp(call.frame).get();
+    let old = call.thread.signals.lock().alt_stack;
+    let on_it = old.contains(sp);
+    if let Some(address) = call.optional_address(0) {
+        let [stack, flags, size]: [u64; 3] = user::copy_in(address)?;
+        let flags = flags as u32;
+        if on_it {
+            return Err(Errno::EPERM);
+        }
+        let new = match flags & !linux::SS_AUTODISARM {
+            linux::SS_DISABLE => AltStack::default(),
+            0 | linux::SS_ONSTACK if size < u64::from(linux::MINSIGSTKSZ) => return Err(Errno::ENOMEM),
+            0 | linux::SS_ONSTACK => AltStack { address: stack, size, flags: flags & linux::SS_AUTODISARM },
+            _ => return Err(Errno::EINVAL),
+        };
+        call.thread.signals.lock().alt_stack = new;
+    }
+    if let Some(address) = call.optional_address(1) {
+        let flags = if on_it { linux::SS_ONSTACK } else { old.flags };
+        user::copy_out(address, &[old.address, u64::from(flags), old.size])?;
+    }
+    Ok(0)
+}
+
+/// [kill(2)](https://man7.org/linux/man-pages/man2/kill.2.html).
+pub fn sys_kill(call: &mut Call<'_>) -> Result<u64> {
+    let (pid, signal) = (call.int(0), call.uint(1));
+    if signal >= NSIG {
+        return Err(Errno::EINVAL);
+    }
+    let own = call.process().pid();
+    let targets: alloc::vec::Vec<_> = match pid {
+        i32::MIN => return Err(Errno::ESRCH),
+        -1 => process::all().into_iter().filter(|process| process.pid() > 1 && process.pid() != own).collect(),
+        pid if pid > 0 => process::find(pid).into_iter().collect(),
+        pid => {
+            let group = if pid == 0 { call.process().group() } else { -pid };
+            process::all().into_iter().filter(|process| process.group() == group).collect()
+        }
+    };
+    if targets.is_empty() {
+        return Err(Errno::ESRCH);
+    }
+    for target in targets {
+        signal::send_to_process(&target, signal, SignalInfo::user(signal, own, 0));
+    }
+    Ok(0)
+}
+
+/// [tgkill(2)](https://man7.org/linux/man-pages/man2/tgkill.2.html).
+pub fn sys_tgkill(call: &mut Call<'_>) -> Result<u64> {
+    send_to_tid(call, Some(call.int(0)), call.int(1), call.uint(2))
+}
+
+/// [tkill(2)](https://man7.org/linux/man-pages/man2/tkill.2.html).
+pub fn sys_tkill(call: &mut Call<'_>) -> Result<u64> {
+    send_to_tid(call, None, call.int(0), call.uint(1))
+}
+
+fn send_to_tid(call: &Call<'_>, pid: Option<i32>, tid: i32, signal: u32) -> Result<u64> {
+    if tid <= 0 || pid.is_some_and(|pid| pid <= 0) || signal >= NSIG {
+        return Err(Errno::EINVAL);
+    }
+    let thread = process::find_thread(tid).ok_or(Errno::ESRCH)?;
+    if pid.is_some_and(|pid| thread.process().pid() != pid) {
+        return Err(Errno::ESRCH);
+    }
+    signal::send_to_thread(&thread, signal, SignalInfo::thread(signal, call.process().pid(), 0));
+    Ok(0)
+}
+
+fn queued_info(call: &Call<'_>, index: usize, signal: u32, own: bool) -> Result<SignalInfo> {
+    let mut bytes: [u8; 128] = user::copy_in(call.address(index))?;
+    bytes[0..4].copy_from_slice(&signal.to_ne_bytes());
+    let info = SignalInfo::from_bytes(bytes);
+    // Nobody may claim to be the kernel or kill(2) towards others.
+    if !own && (info.code() >= 0 || info.code() == linux::SI_TKILL) {
+        return Err(Errno::EPERM);
+    }
+    Ok(info)
+}
+
+/// [rt_sigqueueinfo(2)](https://man7.org/linux/man-pages/man2/rt_sigqueueinfo.2.html).
+pub fn sys_rt_sigqueueinfo(call: &mut Call<'_>) -> Result<u64> {
+    let (pid, signal) = (call.int(0), call.uint(1));
+    if signal >= NSIG {
+        return Err(Errno::EINVAL);
+    }
+    let info = queued_info(call, 2, signal, pid == call.process().pid())?;
+    signal::send_to_process(&process::find(pid).ok_or(Errno::ESRCH)?, signal, info);
+    Ok(0)
+}
+
+/// [rt_tgsigqueueinfo(2)](https://man7.org/linux/man-pages/man2/rt_sigqueueinfo.2.html).
+pub fn sys_rt_tgsigqueueinfo(call: &mut Call<'_>) -> Result<u64> {
+    let (pid, tid, signal) = (call.int(0), call.int(1), call.uint(2));
+    if pid <= 0 || tid <= 0 || signal >= NSIG {
+        return Err(Errno::EINVAL);
+    }
+    let info = queued_info(call, 3, signal, pid == call.process().pid())?;
+    let thread = process::find_thread(tid).filter(|thread| thread.process().pid() == pid).ok_or(Errno::ESRCH)?;
+    signal::send_to_thread(&thread, signal, info);
+    Ok(0)
+}

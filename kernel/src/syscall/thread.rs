@@ -1,0 +1,239 @@
+//! Threads: clone, futex, scheduling.
+
+use abi::{Errno, Result, linux};
+use hal::UserAddr;
+
+use super::{Call, time::timeout_in};
+use crate::{
+    mm::user,
+    task::{
+        clone::{self, CloneRequest},
+        exit, futex, process, scheduler,
+    },
+    time,
+};
+
+/// [gettid(2)](https://man7.org/linux/man-pages/man2/gettid.2.html).
+pub fn sys_gettid(call: &mut Call<'_>) -> Result<u64> {
+    Ok(call.thread.tid() as u64)
+}
+
+/// [exit(2)](https://man7.org/linux/man-pages/man2/exit.2.html): of one thread.
+pub fn sys_exit(call: &mut Call<'_>) -> Result<u64> {
+    if call.process().threads().len() == 1 {
+        exit::exit_process(call.thread, process::ExitStatus::Exited(call.int(0) as u8));
+    }
+    exit::exit_thread(call.thread)
+}
+
+/// [set_tid_address(2)](https://man7.org/linux/man-pages/man2/set_tid_address.2.html).
+pub fn sys_set_tid_address(call: &mut Call<'_>) -> Result<u64> {
+    call.thread.addresses.lock().clear_child_tid = call.optional_address(0);
+    Ok(call.thread.tid() as u64)
+}
+
+/// [set_robust_list(2)](https://man7.org/linux/man-pages/man2/set_robust_list.2.html).
+pub fn sys_set_robust_list(call: &mut Call<'_>) -> Result<u64> {
+    if call.size(1) != size_of::<linux::robust_list_head>() {
+        return Err(Errno::EINVAL);
+    }
+    call.thread.addresses.lock().robust_list = call.optional_address(0);
+    Ok(0)
+}
+
+/// [get_robust_list(2)](https://man7.org/linux/man-pages/man2/get_robust_list.2.html).
+pub fn sys_get_robust_list(call: &mut Call<'_>) -> Result<u64> {
+    let thread = match call.int(0) {
+        0 => call.thread.clone(),
+        tid => process::find_thread(tid).ok_or(Errno::ESRCH)?,
+    };
+    let list = thread.addresses.lock().robust_list.unwrap_or(UserAddr::NULL);
+    user::copy_out(call.address(1), &list.get())?;
+    user::copy_out(call.address(2), &size_of::<linux::robust_list_head>())?;
+    Ok(0)
+}
+
+/// [clone(2)](https://man7.org/linux/man-pages/man2/clone.2.html), with the argument order of arm64: flags, stack,
+/// parent_tid, tls, child_tid.
+pub fn sys_clone(call: &mut Call<'_>) -> Result<u64> {
+    let flags = call.raw(0);
+    let request = CloneRequest {
+        flags: flags & !0xff,
+        exit_signal: (flags & 0xff) as u32,
+        stack: call.optional_address(1),
+        parent_tid: call.address(2),
+        child_tid: call.address(4),
+        tls: call.raw(3),
+    };
+    Ok(clone::clone(call.thread, call.frame, request)? as u64)
+}
+
+/// [clone3(2)](https://man7.org/linux/man-pages/man2/clone3.2.html).
+pub fn sys_clone3(call: &mut Call<'_>) -> Result<u64> {
+    let size = call.size(1);
+    if size < 64 {
+        return Err(Errno::EINVAL);
+    }
+    if size > 4096 {
+        return Err(Errno::E2BIG);
+    }
+    let mut arguments: linux::clone_args = abi::zeroed();
+    let known = size.min(size_of::<linux::clone_args>());
+    user::copy_in_bytes(call.address(0), &mut abi::bytes_of_mut(&mut arguments)[..known])?;
+    let unsupported = linux::CLONE_PIDFD as u64 | linux::CLONE_INTO_CGROUP;
+    if arguments.set_tid_size != 0 || arguments.flags & unsupported != 0 || arguments.flags & 0xff != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let stack = match (arguments.stack, arguments.stack_size) {
+        (0, 0) => None,
+        (0, _) | (_, 0) => return Err(Errno::EINVAL),
+        (start, size) => Some(UserAddr::new(start.checked_add(size).ok_or(Errno::EINVAL)?)),
+    };
+    let request = CloneRequest {
+        flags: arguments.flags,
+        exit_signal: u32::try_from(arguments.exit_signal).ok().filter(|signal| *signal < 65).ok_or(Errno::EINVAL)?,
+        stack,
+        parent_tid: UserAddr::new(arguments.parent_tid),
+        child_tid: UserAddr::new(arguments.child_tid),
+        tls: arguments.tls,
+    };
+    Ok(clone::clone(call.thread, call.frame, request)? as u64)
+}
+
+/// [futex(2)](https://man7.org/linux/man-pages/man2/futex.2.html).
+pub fn sys_futex(call: &mut Call<'_>) -> Result<u64> {
+    let (address, operation, value, second, third) =
+        (call.address(0), call.uint(1), call.uint(2), call.address(4), call.uint(5));
+    let private = operation & linux::FUTEX_PRIVATE_FLAG != 0;
+    let realtime = operation & linux::FUTEX_CLOCK_REALTIME != 0;
+    let result = match operation & !(linux::FUTEX_PRIVATE_FLAG | linux::FUTEX_CLOCK_REALTIME) {
+        linux::FUTEX_WAIT => {
+            let deadline = timeout_in(call.optional_address(3))?.map(|ns| time::monotonic_ns().saturating_add(ns));
+            futex::wait(address, private, value, futex::MATCH_ANY, deadline).map(|()| 0)
+        }
+        linux::FUTEX_WAIT_BITSET => {
+            let deadline = timeout_in(call.optional_address(3))?;
+            let deadline = deadline.map(|ns| if realtime { time::realtime_to_monotonic(ns) } else { ns });
+            futex::wait(address, private, value, third, deadline).map(|()| 0)
+        }
+        linux::FUTEX_WAKE => futex::wake(address, private, value, futex::MATCH_ANY),
+        linux::FUTEX_WAKE_BITSET => futex::wake(address, private, value, third),
+        linux::FUTEX_REQUEUE => futex::requeue(address, second, private, value, call.uint(3), None),
+        linux::FUTEX_CMP_REQUEUE => futex::requeue(address, second, private, value, call.uint(3), Some(third)),
+        linux::FUTEX_WAKE_OP => futex::wake_op(address, second, private, value, call.uint(3), third),
+        _ => Err(Errno::ENOSYS),
+    };
+    result.map(u64::from)
+}
+
+/// [sched_yield(2)](https://man7.org/linux/man-pages/man2/sched_yield.2.html).
+pub fn sys_sched_yield(_call: &mut Call<'_>) -> Result<u64> {
+    scheduler::yield_now();
+    Ok(0)
+}
+
+/// [sched_getaffinity(2)](https://man7.org/linux/man-pages/man2/sched_setaffinity.2.html): one CPU runs.
+pub fn sys_sched_getaffinity(call: &mut Call<'_>) -> Result<u64> {
+    if !call.size(1).is_multiple_of(8) || call.size(1) == 0 {
+        return Err(Errno::EINVAL);
+    }
+    find_thread(call)?;
+    user::copy_out(call.address(2), &1u64)?;
+    Ok(8)
+}
+
+/// [sched_setaffinity(2)](https://man7.org/linux/man-pages/man2/sched_setaffinity.2.html).
+pub fn sys_sched_setaffinity(call: &mut Call<'_>) -> Result<u64> {
+    find_thread(call)?;
+    let mut mask = [0; 8];
+    let len = call.size(1).min(8);
+    user::copy_in_bytes(call.address(2), &mut mask[..len])?;
+    if mask[0] & 1 == 0 { Err(Errno::EINVAL) } else { Ok(0) }
+}
+
+fn find_thread(call: &Call<'_>) -> Result<()> {
+    match call.int(0) {
+        tid if tid < 0 => Err(Errno::EINVAL),
+        0 => Ok(()),
+        tid => process::find_thread(tid).map(|_| ()).ok_or(Errno::ESRCH),
+    }
+}
+
+/// [sched_getscheduler(2)](https://man7.org/linux/man-pages/man2/sched_setscheduler.2.html): SCHED_OTHER for all.
+pub fn sys_sched_getscheduler(call: &mut Call<'_>) -> Result<u64> {
+    find_thread(call)?;
+    Ok(u64::from(linux::SCHED_NORMAL))
+}
+
+/// [sched_setscheduler(2)](https://man7.org/linux/man-pages/man2/sched_setscheduler.2.html).
+pub fn sys_sched_setscheduler(call: &mut Call<'_>) -> Result<u64> {
+    find_thread(call)?;
+    let priority: i32 = user::copy_in(call.address(2))?;
+    match (call.uint(1), priority) {
+        (linux::SCHED_NORMAL | linux::SCHED_BATCH | linux::SCHED_IDLE, 0) => Ok(0),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// [sched_getparam(2)](https://man7.org/linux/man-pages/man2/sched_setparam.2.html).
+pub fn sys_sched_getparam(call: &mut Call<'_>) -> Result<u64> {
+    find_thread(call)?;
+    user::copy_out(call.address(1), &0i32)?;
+    Ok(0)
+}
+
+/// [sched_setparam(2)](https://man7.org/linux/man-pages/man2/sched_setparam.2.html).
+pub fn sys_sched_setparam(call: &mut Call<'_>) -> Result<u64> {
+    find_thread(call)?;
+    let priority: i32 = user::copy_in(call.address(1))?;
+    if priority == 0 { Ok(0) } else { Err(Errno::EINVAL) }
+}
+
+/// [sched_get_priority_max(2)](https://man7.org/linux/man-pages/man2/sched_get_priority_max.2.html).
+pub fn sys_sched_get_priority_max(call: &mut Call<'_>) -> Result<u64> {
+    match call.uint(0) {
+        linux::SCHED_FIFO | linux::SCHED_RR => Ok(99),
+        linux::SCHED_NORMAL | linux::SCHED_BATCH | linux::SCHED_IDLE => Ok(0),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// [sched_get_priority_min(2)](https://man7.org/linux/man-pages/man2/sched_get_priority_max.2.html).
+pub fn sys_sched_get_priority_min(call: &mut Call<'_>) -> Result<u64> {
+    match call.uint(0) {
+        linux::SCHED_FIFO | linux::SCHED_RR => Ok(1),
+        linux::SCHED_NORMAL | linux::SCHED_BATCH | linux::SCHED_IDLE => Ok(0),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// [getpriority(2)](https://man7.org/linux/man-pages/man2/getpriority.2.html): nice 0, which the raw call says as 20.
+pub fn sys_getpriority(call: &mut Call<'_>) -> Result<u64> {
+    if call.uint(0) > 2 { Err(Errno::EINVAL) } else { Ok(20) }
+}
+
+/// [setpriority(2)](https://man7.org/linux/man-pages/man2/getpriority.2.html): there is one priority.
+pub fn sys_setpriority(call: &mut Call<'_>) -> Result<u64> {
+    if call.uint(0) > 2 { Err(Errno::EINVAL) } else { Ok(0) }
+}
+
+/// [getcpu(2)](https://man7.org/linux/man-pages/man2/getcpu.2.html).
+pub fn sys_getcpu(call: &mut Call<'_>) -> Result<u64> {
+    for index in 0..2 {
+        if let Some(address) = call.optional_address(index) {
+            user::copy_out(address, &0u32)?;
+        }
+    }
+    Ok(0)
+}
+
+/// [membarrier(2)](https://man7.org/linux/man-pages/man2/membarrier.2.html): with one CPU running, a system call is
+/// barrier enough.
+pub fn sys_membarrier(call: &mut Call<'_>) -> Result<u64> {
+    const SUPPORTED: u32 = 0x1f;
+    match call.uint(0) {
+        0 if call.uint(1) == 0 => Ok(u64::from(SUPPORTED)),
+        command if command.is_power_of_two() && command & SUPPORTED != 0 && call.uint(1) == 0 => Ok(0),
+        _ => Err(Errno::EINVAL),
+    }
+}

@@ -1,0 +1,177 @@
+//! New threads and processes (clone(2), clone3(2)).
+
+use alloc::{sync::Arc};
+
+use abi::{Errno, Result, linux};
+use hal::{Arch as _, TrapFrame as _, UserAddr};
+
+use super::{
+    process::{self, NewProcess, Process},
+    scheduler,
+    thread::Thread,
+    wait,
+};
+use crate::{arch::{Arch, TrapFrame}, mm::user, sync::IrqLock};
+
+/// What clone is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct CloneRequest {
+    /// CLONE_*, without the exit signal.
+    pub flags: u64,
+    /// Sent to the parent when the child ends; 0: none.
+    pub exit_signal: u32,
+    /// The child's stack pointer; `None`: the parent's.
+    pub stack: Option<UserAddr>,
+    /// Where CLONE_PARENT_SETTID stores the number, in the parent.
+    pub parent_tid: UserAddr,
+    /// Where CLONE_CHILD_SETTID stores it and CLONE_CHILD_CLEARTID clears it, in the child.
+    pub child_tid: UserAddr,
+    /// CLONE_SETTLS: the child's thread pointer.
+    pub tls: u64,
+}
+
+/// At most this many threads in all, so that kernel memory does not run out first.
+const MAX_THREADS: usize = 32768;
+
+const SUPPORTED: u32 = linux::CLONE_VM
+    | linux::CLONE_FS
+    | linux::CLONE_FILES
+    | linux::CLONE_SIGHAND
+    | linux::CLONE_VFORK
+    | linux::CLONE_PARENT
+    | linux::CLONE_THREAD
+    | linux::CLONE_SYSVSEM
+    | linux::CLONE_SETTLS
+    | linux::CLONE_PARENT_SETTID
+    | linux::CLONE_CHILD_CLEARTID
+    | linux::CLONE_DETACHED
+    | linux::CLONE_CHILD_SETTID
+    | linux::CLONE_IO
+    | linux::CLONE_UNTRACED
+    | linux::CLONE_PTRACE;
+
+/// Makes a thread or process that goes on with the caller's registers and 0 as the call's result. Returns its number.
+pub fn clone(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Result<i32> {
+    let has = |flag: u32| request.flags & u64::from(flag) != 0;
+    let clear_handlers = request.flags & linux::CLONE_CLEAR_SIGHAND != 0;
+    if request.flags & !(u64::from(SUPPORTED) | linux::CLONE_CLEAR_SIGHAND) != 0
+        || has(linux::CLONE_THREAD) && !has(linux::CLONE_SIGHAND)
+        || has(linux::CLONE_SIGHAND) && (!has(linux::CLONE_VM) || clear_handlers)
+    {
+        return Err(Errno::EINVAL);
+    }
+    if process::nr_threads() >= MAX_THREADS {
+        return Err(Errno::EAGAIN);
+    }
+    let parent = thread.process();
+    let parent_memory = parent.memory().ok_or(Errno::ESRCH)?;
+    let tid = process::new_pid();
+
+    let mut child_frame = frame.clone();
+    child_frame.set_return(0);
+    if let Some(stack) = request.stack {
+        child_frame.set_sp(stack);
+    }
+    let (child_process, memory) = if has(linux::CLONE_THREAD) {
+        (parent.clone(), parent_memory)
+    } else {
+        let memory = if has(linux::CLONE_VM) { parent_memory } else { parent_memory.fork()? };
+        (new_process(parent, tid, memory.clone(), &request), memory)
+    };
+    let mut name = [0; 15];
+    let parent_name = thread.name();
+    let len = parent_name.len().min(name.len());
+    name[..len].copy_from_slice(&parent_name.as_bytes()[..len]);
+    let child = Thread::user(tid, child_process.clone(), memory.clone(), &child_frame, &name[..len], |context| {
+        Arch::save_user_state(context);
+        if has(linux::CLONE_SETTLS) {
+            Arch::set_thread_pointer(context, request.tls);
+        }
+    })?;
+    {
+        let mut signals = child.signals.lock();
+        let own = thread.signals.lock();
+        signals.mask = own.mask;
+        if !has(linux::CLONE_VM) || has(linux::CLONE_VFORK) {
+            signals.alt_stack = own.alt_stack;
+        }
+    }
+    if has(linux::CLONE_PARENT_SETTID) {
+        user::copy_out(request.parent_tid, &tid)?;
+    }
+    if has(linux::CLONE_CHILD_SETTID) {
+        memory.write(request.child_tid, &tid.to_ne_bytes())?;
+    }
+    if has(linux::CLONE_CHILD_CLEARTID) {
+        child.addresses.lock().clear_child_tid = Some(request.child_tid);
+    }
+    {
+        let mut state = child_process.state.lock();
+        if has(linux::CLONE_THREAD) && child_process.is_exiting() {
+            return Err(Errno::EAGAIN);
+        }
+        state.threads.push(child.clone());
+    }
+    process::add_thread(child.clone());
+    if !has(linux::CLONE_THREAD) {
+        process::add_process(child_process.clone());
+        let parent_pid = child_process.parent_pid();
+        let owner = if parent_pid == parent.pid() { Some(parent.clone()) } else { process::find(parent_pid) };
+        if let Some(owner) = owner {
+            owner.state.lock().children.push(child_process.clone());
+        }
+    }
+    scheduler::start(child);
+    if has(linux::CLONE_VFORK) && !has(linux::CLONE_THREAD) {
+        wait_for_vfork(&child_process, parent);
+    }
+    Ok(tid)
+}
+
+fn new_process(
+    parent: &Arc<Process>,
+    pid: i32,
+    memory: Arc<crate::mm::address_space::AddressSpace>,
+    request: &CloneRequest,
+) -> Arc<Process> {
+    let has = |flag: u32| request.flags & u64::from(flag) != 0;
+    let fs = parent.fs();
+    let files = parent.files();
+    let actions = if has(linux::CLONE_SIGHAND) {
+        parent.actions.clone()
+    } else {
+        let mut table = parent.actions.lock().clone();
+        if request.flags & linux::CLONE_CLEAR_SIGHAND != 0 {
+            table.reset_handlers();
+        }
+        Arc::new(IrqLock::new(table))
+    };
+    let name = parent.name();
+    let state = parent.state.lock();
+    Process::new(NewProcess {
+        pid,
+        parent: if has(linux::CLONE_PARENT) { state.parent } else { parent.pid() },
+        group: state.group,
+        session: state.session,
+        memory: Some(memory),
+        files: if has(linux::CLONE_FILES) { files } else { Arc::new(files.fork_copy()) },
+        fs: if has(linux::CLONE_FS) { fs } else { Arc::new(IrqLock::new(fs.lock().clone())) },
+        actions,
+        executable: state.executable.clone(),
+        name,
+        limits: state.limits,
+        exit_signal: request.exit_signal,
+    })
+}
+
+/// The parent's memory is the child's until it runs another program or ends.
+fn wait_for_vfork(child: &Arc<Process>, parent: &Arc<Process>) {
+    loop {
+        let done = wait::wait_until(&[&child.changed], None, || child.state.lock().vfork_done.then_some(()));
+        // Signals wait; only the end of the parent itself does not.
+        if done.is_ok() || parent.is_exiting() {
+            return;
+        }
+        scheduler::yield_now();
+    }
+}

@@ -1,0 +1,421 @@
+//! Running a program: ELF files, their interpreter, `#!` scripts, and the first stack (execve(2), getauxval(3)).
+
+use alloc::{sync::Arc, vec, vec::Vec};
+
+use abi::{Errno, Result, auxvec, linux};
+use hal::{Arch as _, PAGE_SIZE, UserAddr};
+use klib::elf::{ElfError, ElfImage, ElfKind, ReadAt};
+
+use super::{
+    exit,
+    process::{FsContext, Process},
+    scheduler,
+    signal::AltStack,
+    thread::{Thread, ThreadAddresses},
+};
+use crate::{
+    arch::{Arch, TrapFrame},
+    fs::{FileKind, Inode, ReadBuffer, path::{self, Path}},
+    mm::{
+        address_space::{AddressSpace, Layout, MapRequest},
+        frames::FrameRef,
+        mapping::{Mapping, Protection, Purpose, Source},
+        object::VmObject,
+        page_up,
+    },
+    rng,
+    sync::Once,
+};
+
+/// Bytes of the main thread's stack (RLIMIT_STACK).
+pub const STACK_LEN: u64 = 8 << 20;
+/// Where the kernel's helper code is mapped in every program.
+pub const HELPER_ADDRESS: u64 = Arch::USER_END - 2 * PAGE_SIZE as u64;
+/// The stack ends below this, less a random distance.
+const STACK_TOP: u64 = Arch::USER_END - (1 << 20);
+/// Unmapped between the stack and the highest mapping.
+const STACK_GAP: u64 = 1 << 20;
+/// Where position-independent programs go, plus a random distance (ELF_ET_DYN_BASE: two thirds of the space).
+const PROGRAM_BASE: u64 = Arch::USER_END / 3 * 2;
+/// All strings of command line and environment (a quarter of the stack), and one of them.
+const MAX_STRINGS: usize = 2 << 20;
+const MAX_STRING: usize = 128 << 10;
+/// `#!` lines followed.
+const MAX_SCRIPTS: usize = 4;
+
+/// A program and what it is told.
+pub struct Program {
+    /// The path as given.
+    pub name: Vec<u8>,
+    /// argv.
+    pub arguments: Vec<Vec<u8>>,
+    /// envp.
+    pub environment: Vec<Vec<u8>>,
+}
+
+impl Program {
+    /// E2BIG when the strings are too many or too long.
+    pub fn check(&self) -> Result<()> {
+        let strings = || self.arguments.iter().chain(&self.environment);
+        let total: usize = strings().map(|string| string.len() + 1 + size_of::<u64>()).sum();
+        if total > MAX_STRINGS || strings().any(|string| string.len() >= MAX_STRING) {
+            return Err(Errno::E2BIG);
+        }
+        Ok(())
+    }
+}
+
+/// A program in memory, ready to run.
+pub struct Loaded {
+    /// Its address space.
+    pub memory: Arc<AddressSpace>,
+    /// Its first registers.
+    pub frame: TrapFrame,
+    /// The file.
+    pub executable: Path,
+}
+
+struct ElfFile(Arc<dyn Inode>);
+
+impl ReadAt for ElfFile {
+    fn read_exact_at(&self, offset: u64, out: &mut [u8]) -> core::result::Result<(), ElfError> {
+        match self.0.read_at(offset, &mut ReadBuffer::kernel(out)) {
+            Ok(len) if len == out.len() => Ok(()),
+            _ => Err(ElfError::Truncated),
+        }
+    }
+    fn len(&self) -> u64 {
+        self.0.metadata().size
+    }
+}
+
+/// Loads a program into a fresh address space. ENOENT, EACCES, ENOEXEC, ENOMEM and the errors of path resolution.
+pub fn load(fs: &FsContext, file: Path, mut program: Program) -> Result<Loaded> {
+    program.check()?;
+    let mut executable = file;
+    for _ in 0..=MAX_SCRIPTS {
+        let inode = executable.inode().clone();
+        let metadata = inode.metadata();
+        if metadata.kind != FileKind::Regular || metadata.permissions & 0o111 == 0 {
+            return Err(Errno::EACCES);
+        }
+        let mut head = [0; 256];
+        let len = inode.read_at(0, &mut ReadBuffer::kernel(&mut head))?;
+        if let Some((interpreter, argument)) = klib::elf::interpreter_line(&head[..len]) {
+            let mut arguments = vec![interpreter.to_vec()];
+            arguments.extend(argument.map(<[u8]>::to_vec));
+            arguments.push(program.name.clone());
+            arguments.extend(program.arguments.drain(..).skip(1));
+            program.arguments = arguments;
+            program.name = interpreter.to_vec();
+            program.check()?;
+            executable = path::resolve(&fs.cwd, &fs.root, interpreter, true)?;
+            continue;
+        }
+        return load_elf(fs, executable, inode, &program);
+    }
+    Err(Errno::ELOOP)
+}
+
+fn parse(inode: &Arc<dyn Inode>) -> Result<ElfImage> {
+    ElfImage::parse(&ElfFile(inode.clone()), Arch::ELF_MACHINE).map_err(|error| {
+        log::debug!("not run: {error}");
+        Errno::ENOEXEC
+    })
+}
+
+fn load_elf(fs: &FsContext, executable: Path, inode: Arc<dyn Inode>, program: &Program) -> Result<Loaded> {
+    let image = parse(&inode)?;
+    let memory = AddressSpace::new()?;
+    let stack_top = STACK_TOP - random_pages(1 << 14);
+    memory.set_top(stack_top - STACK_LEN - STACK_GAP - random_pages(1 << 16));
+    map_fixed(&memory, HELPER_ADDRESS, PAGE_SIZE as u64, helper_mapping()?)?;
+    map_fixed(&memory, stack_top - STACK_LEN, STACK_LEN, stack_mapping())?;
+
+    let bias = match image.kind {
+        ElfKind::Exec => 0,
+        ElfKind::Dyn => {
+            let align = image.max_align.max(PAGE_SIZE as u64);
+            let base = PROGRAM_BASE + random_pages(1 << 20);
+            (base & !(align - 1)).wrapping_sub(image.load_span.start)
+        }
+    };
+    map_image(&memory, &image, &inode, &executable, bias)?;
+    let mut entry = image.entry.wrapping_add(bias);
+    let mut interpreter_base = 0;
+    if let Some((offset, len)) = image.interp {
+        let mut name = vec![0; len as usize];
+        ElfFile(inode.clone()).read_exact_at(offset, &mut name).map_err(|_| Errno::ENOEXEC)?;
+        if name.pop() != Some(0) {
+            return Err(Errno::ENOEXEC);
+        }
+        let path = path::resolve(&fs.cwd, &fs.root, &name, true)?;
+        let inode = path.inode().clone();
+        let interpreter = parse(&inode)?;
+        let span = interpreter.load_span.end - interpreter.load_span.start;
+        let place = reserve(&memory, span)?;
+        interpreter_base = place.wrapping_sub(interpreter.load_span.start);
+        map_image(&memory, &interpreter, &inode, &path, interpreter_base)?;
+        entry = interpreter.entry.wrapping_add(interpreter_base);
+    }
+    let phdr = if image.phdr_vaddr == 0 { 0 } else { image.phdr_vaddr.wrapping_add(bias) };
+    let auxiliary = [
+        (auxvec::AT_HWCAP, Arch::hwcap().0),
+        (auxvec::AT_HWCAP2, Arch::hwcap().1),
+        (auxvec::AT_PAGESZ, PAGE_SIZE as u64),
+        (auxvec::AT_CLKTCK, 100),
+        (auxvec::AT_PHDR, phdr),
+        (auxvec::AT_PHENT, u64::from(image.phentsize)),
+        (auxvec::AT_PHNUM, u64::from(image.phnum)),
+        (auxvec::AT_BASE, interpreter_base),
+        (auxvec::AT_FLAGS, 0),
+        (auxvec::AT_ENTRY, image.entry.wrapping_add(bias)),
+        (auxvec::AT_UID, 0),
+        (auxvec::AT_EUID, 0),
+        (auxvec::AT_GID, 0),
+        (auxvec::AT_EGID, 0),
+        (auxvec::AT_SECURE, 0),
+        (auxvec::AT_MINSIGSTKSZ, Arch::SIGNAL_FRAME_SIZE as u64),
+    ];
+    let (sp, layout) = build_stack(&memory, stack_top, program, &auxiliary)?;
+    let program_end = image.load_span.end.wrapping_add(bias);
+    let brk = page_up(program_end).ok_or(Errno::ENOEXEC)? + random_pages(1 << 13);
+    let top = stack_top - STACK_LEN - STACK_GAP - random_pages(1 << 10);
+    memory.set_layout(layout, top, brk);
+    let frame = hal::TrapFrame::new_user(UserAddr::new(entry), UserAddr::new(sp));
+    Ok(Loaded { memory, frame, executable })
+}
+
+/// Up to `limit` pages, in bytes; 0 while there is no entropy.
+fn random_pages(limit: u64) -> u64 {
+    let mut bytes = [0; 8];
+    match rng::fill(&mut bytes) {
+        Ok(()) => u64::from_ne_bytes(bytes) % limit * PAGE_SIZE as u64,
+        Err(_) => 0,
+    }
+}
+
+fn map_fixed(memory: &AddressSpace, address: u64, len: u64, mapping: Mapping) -> Result<u64> {
+    memory.map(MapRequest { address, len, fixed: true, no_replace: true, mapping })
+}
+
+/// Finds room for an image whose segments are then mapped one by one.
+fn reserve(memory: &AddressSpace, len: u64) -> Result<u64> {
+    let mapping = Mapping {
+        protection: Protection::from_bits(0),
+        shared: false,
+        may_write: true,
+        purpose: Purpose::General,
+        source: Source::Anonymous,
+    };
+    let address = memory.map(MapRequest { address: 0, len, fixed: false, no_replace: false, mapping })?;
+    memory.unmap(address..address + page_up(len).ok_or(Errno::ENOMEM)?);
+    Ok(address)
+}
+
+fn stack_mapping() -> Mapping {
+    Mapping {
+        protection: Protection { read: true, write: true, execute: false },
+        shared: false,
+        may_write: true,
+        purpose: Purpose::Stack,
+        source: Source::Anonymous,
+    }
+}
+
+/// The page with the signal return, the same frame in every program.
+struct HelperPage(FrameRef);
+
+impl VmObject for HelperPage {
+    fn page(&self, index: u64) -> Result<FrameRef> {
+        if index == 0 { Ok(self.0.clone()) } else { Err(Errno::ENXIO) }
+    }
+    fn identity(&self) -> usize {
+        core::ptr::from_ref(self).addr()
+    }
+}
+
+fn helper_mapping() -> Result<Mapping> {
+    static PAGE: Once<Arc<HelperPage>> = Once::new();
+    let page = PAGE.try_call_once(|| {
+        let frame = FrameRef::zeroed()?;
+        frame.write(0, Arch::user_helper_code());
+        Ok::<_, Errno>(Arc::new(HelperPage(frame)))
+    })?;
+    Ok(Mapping {
+        protection: Protection { read: true, write: false, execute: true },
+        shared: false,
+        may_write: false,
+        purpose: Purpose::Helper,
+        source: Source::Object { object: page.clone(), offset: 0, path: None },
+    })
+}
+
+/// Maps the segments: file pages in place, the rest of the last page and what follows zero.
+fn map_image(memory: &AddressSpace, image: &ElfImage, inode: &Arc<dyn Inode>, path: &Path, bias: u64) -> Result<()> {
+    let object = inode.vm_object().ok_or(Errno::ENOEXEC)?;
+    let page = PAGE_SIZE as u64;
+    for segment in &image.segments {
+        if segment.memsz == 0 {
+            continue;
+        }
+        let protection = Protection { read: segment.read, write: segment.write, execute: segment.execute };
+        let start = segment.vaddr.wrapping_add(bias);
+        let first = start & !(page - 1);
+        let file_end = start + segment.filesz;
+        let file_pages_end = page_up(file_end).ok_or(Errno::ENOEXEC)?;
+        let end = page_up(start + segment.memsz).ok_or(Errno::ENOEXEC)?;
+        let mut zero_from = first;
+        if segment.filesz > 0 {
+            let source = Source::Object {
+                object: object.clone(),
+                offset: segment.offset & !(page - 1),
+                path: Some(path.clone()),
+            };
+            let mapping =
+                Mapping { protection, shared: false, may_write: true, purpose: Purpose::General, source };
+            map_fixed(memory, first, file_pages_end - first, mapping)?;
+            zero_from = file_pages_end;
+            if segment.memsz > segment.filesz && file_end < file_pages_end && segment.write {
+                let zeroes = [0; PAGE_SIZE];
+                let len = (file_pages_end - file_end) as usize;
+                memory.write(UserAddr::new(file_end), &zeroes[..len])?;
+            }
+        }
+        if end > zero_from {
+            let mapping = Mapping {
+                protection,
+                shared: false,
+                may_write: true,
+                purpose: Purpose::General,
+                source: Source::Anonymous,
+            };
+            map_fixed(memory, zero_from, end - zero_from, mapping)?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts strings, auxiliary vector, environment and arguments on the stack as the ABI asks; returns the stack pointer.
+fn build_stack(
+    memory: &AddressSpace,
+    top: u64,
+    program: &Program,
+    auxiliary: &[(u32, u64)],
+) -> Result<(u64, Layout)> {
+    let mut at = top;
+    let mut push = |bytes: &[u8]| -> Result<u64> {
+        at -= bytes.len() as u64;
+        memory.write(UserAddr::new(at), bytes)?;
+        Ok(at)
+    };
+    push(&[0; 8])?;
+    let with_nul = |string: &[u8]| [string, &[0]].concat();
+    let name = push(&with_nul(&program.name))?;
+    let environment_end = name;
+    let mut environment: Vec<u64> = Vec::new();
+    for string in program.environment.iter().rev() {
+        environment.push(push(&with_nul(string))?);
+    }
+    environment.reverse();
+    let environment_start = environment.first().copied().unwrap_or(environment_end);
+    let mut arguments: Vec<u64> = Vec::new();
+    for string in program.arguments.iter().rev() {
+        arguments.push(push(&with_nul(string))?);
+    }
+    arguments.reverse();
+    let arguments_start = arguments.first().copied().unwrap_or(environment_start);
+    let platform = push(&with_nul(Arch::MACHINE.as_bytes()))?;
+    let mut random = [0; 16];
+    // Without entropy AT_RANDOM is left out: glibc then does without a stack canary of its own making.
+    let random = match rng::fill(&mut random) {
+        Ok(()) => Some(push(&random)?),
+        Err(_) => None,
+    };
+
+    let mut words: Vec<u64> = vec![program.arguments.len() as u64];
+    words.extend(&arguments);
+    words.push(0);
+    words.extend(&environment);
+    words.push(0);
+    let auxiliary_at = words.len();
+    for (tag, value) in auxiliary {
+        words.extend([u64::from(*tag), *value]);
+    }
+    words.extend([u64::from(auxvec::AT_PLATFORM), platform, u64::from(auxvec::AT_EXECFN), name]);
+    if let Some(random) = random {
+        words.extend([u64::from(auxvec::AT_RANDOM), random]);
+    }
+    words.extend([0, 0]);
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let sp = (at - bytes.len() as u64) & !15;
+    memory.write(UserAddr::new(sp), &bytes)?;
+    let layout = Layout {
+        arguments: arguments_start..environment_start,
+        environment: environment_start..environment_end,
+        auxv: bytes[auxiliary_at * 8..].to_vec(),
+    };
+    Ok((sp, layout))
+}
+
+/// execve(2): replaces the running process's program.
+pub fn replace(thread: &Arc<Thread>, frame: &mut TrapFrame, file: Path, program: Program) -> Result<()> {
+    let process: &Arc<Process> = thread.process();
+    let fs = process.fs().lock().clone();
+    let name = program.name.rsplit(|byte| *byte == b'/').next().unwrap_or(&[]).to_vec();
+    let loaded = load(&fs, file, program)?;
+    end_other_threads(thread);
+
+    // From here on there is no way back.
+    let (old_memory, files) = {
+        let mut state = process.state.lock();
+        state.executable = Some(loaded.executable);
+        (state.memory.replace(loaded.memory.clone()), state.files.clone())
+    };
+    loaded.memory.activate();
+    drop(old_memory);
+    // A table shared with other processes (CLONE_FILES) is not theirs any more.
+    let own = if Arc::strong_count(&files) > 2 { Arc::new(files.fork_copy()) } else { files };
+    process.state.lock().files = own.clone();
+    own.close_on_exec();
+    process.actions.lock().reset_handlers();
+    {
+        let mut signals = thread.signals.lock();
+        signals.alt_stack = AltStack::default();
+    }
+    *thread.addresses.lock() = ThreadAddresses::default();
+    thread.set_name(&name);
+    // SAFETY: this is the running thread, and nobody else refers to its context.
+    let context = unsafe { thread.own_context() };
+    Arch::reset_user_state(context);
+    Arch::load_user_state(context);
+    *frame = loaded.frame;
+    process.state.lock().vfork_done = true;
+    process.changed.wake_all();
+    Ok(())
+}
+
+/// Ends all threads of the process but the running one, which takes the process's number.
+fn end_other_threads(thread: &Arc<Thread>) {
+    let process = thread.process();
+    if process.threads().len() > 1 {
+        process.set_exiting();
+        for other in process.threads() {
+            if !Arc::ptr_eq(&other, thread) {
+                other.notify();
+            }
+        }
+        while process.threads().len() > 1 {
+            scheduler::yield_now();
+        }
+        if process.state.lock().requested.is_some() {
+            exit::exit_thread(thread);
+        }
+        process.clear_exiting();
+    }
+    if thread.tid() != process.pid() {
+        super::process::remove_thread(thread.tid());
+        thread.set_tid(process.pid());
+        super::process::add_thread(thread.clone());
+    }
+}

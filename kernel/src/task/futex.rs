@@ -1,0 +1,277 @@
+//! Futexes (futex(2)): sleeping on a word of user memory.
+//!
+//! A waiter is known by where its word is: in one address space, or, for shared mappings, in the mapped object. The
+//! word is compared with the bucket's lock held, so a wake between comparison and sleep cannot be missed.
+
+use alloc::{collections::VecDeque, sync::Arc};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use abi::{Errno, Result};
+use hal::{FaultAccess, UserAddr};
+
+use super::{
+    scheduler,
+    thread::Thread,
+    wait::{self, WaitError, Wake as _},
+};
+use crate::{mm::user, sync::IrqLock};
+
+/// Matches every waiter (FUTEX_BITSET_MATCH_ANY).
+pub const MATCH_ANY: u32 = u32::MAX;
+
+/// Where a futex word is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Key {
+    /// The address space or the shared object.
+    owner: usize,
+    offset: u64,
+}
+
+struct Waiter {
+    thread: Arc<Thread>,
+    bitset: u32,
+    woken: AtomicBool,
+}
+
+type Bucket = IrqLock<VecDeque<(Key, Arc<Waiter>)>>;
+
+const BUCKETS: usize = 64;
+static TABLE: [Bucket; BUCKETS] = [const { IrqLock::new(VecDeque::new()) }; BUCKETS];
+
+fn bucket_index(key: &Key) -> usize {
+    let mixed = (key.offset >> 2) ^ (key.owner as u64 >> 4);
+    (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as usize % BUCKETS
+}
+
+fn key(address: UserAddr, private: bool) -> Result<Key> {
+    if !address.get().is_multiple_of(4) {
+        return Err(Errno::EINVAL);
+    }
+    let memory = scheduler::current().memory().ok_or(Errno::EFAULT)?;
+    if !private && let Some((owner, offset)) = memory.shared_key(address) {
+        return Ok(Key { owner, offset });
+    }
+    Ok(Key { owner: Arc::as_ptr(&memory).addr(), offset: address.get() })
+}
+
+/// Applies `change` to the word atomically and returns its old value.
+fn update_word(address: UserAddr, change: impl Fn(u32) -> Option<u32>) -> Result<u32> {
+    if !address.get().is_multiple_of(4) {
+        return Err(Errno::EINVAL);
+    }
+    let memory = scheduler::current().memory().ok_or(Errno::EFAULT)?;
+    memory.with_frame(address, FaultAccess::Write, |frame, offset| {
+        // SAFETY: an aligned word inside a page that `frame` keeps alive; programs access it atomically too.
+        let word = unsafe { AtomicU32::from_ptr(frame.bytes().add(offset).cast()) };
+        word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, &change).unwrap_or_else(|old| old)
+    })
+}
+
+/// FUTEX_WAIT and FUTEX_WAIT_BITSET: sleeps while the word is `expected`. The deadline is on the monotonic clock.
+/// EAGAIN when the word is something else, ETIMEDOUT, or interrupted.
+pub fn wait(address: UserAddr, private: bool, expected: u32, bitset: u32, deadline_ns: Option<u64>) -> Result<()> {
+    if bitset == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let key = key(address, private)?;
+    let thread = scheduler::current();
+    let waiter = Arc::new(Waiter { thread: thread.clone(), bitset, woken: AtomicBool::new(false) });
+    {
+        // Brings the page in, so that the look under the lock finds it.
+        let _: u32 = user::copy_in(address)?;
+        let mut bucket = TABLE[bucket_index(&key)].lock();
+        if user::copy_in::<u32>(address)? != expected {
+            return Err(Errno::EAGAIN);
+        }
+        bucket.push_back((key, waiter.clone()));
+    }
+    let result = wait::block_until(&thread, deadline_ns, || waiter.woken.load(Ordering::Acquire).then_some(()));
+    if result.is_err() {
+        leave(&waiter);
+    }
+    match result {
+        Ok(()) => Ok(()),
+        // A wake that came together with the signal or the deadline counts.
+        Err(_) if waiter.woken.load(Ordering::Acquire) => Ok(()),
+        Err(WaitError::Interrupted) => Err(if deadline_ns.is_some() { Errno::EINTR } else { Errno::RESTART }),
+        Err(WaitError::TimedOut) => Err(Errno::ETIMEDOUT),
+    }
+}
+
+/// Takes a waiter out of whatever bucket it is in by now (a requeue may have moved it).
+fn leave(waiter: &Arc<Waiter>) {
+    for bucket in &TABLE {
+        let mut bucket = bucket.lock();
+        if let Some(position) = bucket.iter().position(|(_, other)| Arc::ptr_eq(other, waiter)) {
+            bucket.remove(position);
+            return;
+        }
+    }
+}
+
+fn wake_key(key: &Key, count: u32, bitset: u32) -> u32 {
+    let mut woken = 0;
+    let mut bucket = TABLE[bucket_index(key)].lock();
+    let mut index = 0;
+    while index < bucket.len() && woken < count {
+        let (other, waiter) = &bucket[index];
+        if other == key && waiter.bitset & bitset != 0 {
+            if let Some((_, waiter)) = bucket.remove(index) {
+                waiter.woken.store(true, Ordering::Release);
+                waiter.thread.wake();
+                woken += 1;
+            }
+        } else {
+            index += 1;
+        }
+    }
+    woken
+}
+
+/// FUTEX_WAKE and FUTEX_WAKE_BITSET: wakes up to `count` waiters; returns how many.
+pub fn wake(address: UserAddr, private: bool, count: u32, bitset: u32) -> Result<u32> {
+    if bitset == 0 {
+        return Err(Errno::EINVAL);
+    }
+    Ok(wake_key(&key(address, private)?, count, bitset))
+}
+
+/// FUTEX_REQUEUE and FUTEX_CMP_REQUEUE: wakes up to `count` waiters and moves up to `limit` others to `target`;
+/// returns how many were woken or moved. EAGAIN when the word is not `expected`.
+pub fn requeue(
+    address: UserAddr,
+    target: UserAddr,
+    private: bool,
+    count: u32,
+    limit: u32,
+    expected: Option<u32>,
+) -> Result<u32> {
+    let (from, to) = (key(address, private)?, key(target, private)?);
+    if let Some(expected) = expected
+        && user::copy_in::<u32>(address)? != expected
+    {
+        return Err(Errno::EAGAIN);
+    }
+    let woken = wake_key(&from, count, MATCH_ANY);
+    let mut moved = VecDeque::new();
+    {
+        let mut bucket = TABLE[bucket_index(&from)].lock();
+        let mut index = 0;
+        while index < bucket.len() && (moved.len() as u32) < limit {
+            if bucket[index].0 == from {
+                moved.extend(bucket.remove(index));
+            } else {
+                index += 1;
+            }
+        }
+        // Put into the new bucket before the old one is let go where they are the same; otherwise a waiter that
+        // leaves in between is in neither, finds nothing to remove, and is dropped from the new one when woken.
+        if bucket_index(&from) == bucket_index(&to) {
+            let count = moved.len() as u32;
+            bucket.extend(moved.into_iter().map(|(_, waiter)| (to, waiter)));
+            return Ok(woken + count);
+        }
+    }
+    let count = moved.len() as u32;
+    TABLE[bucket_index(&to)].lock().extend(moved.into_iter().map(|(_, waiter)| (to, waiter)));
+    Ok(woken + count)
+}
+
+/// FUTEX_WAKE_OP: changes the second word, wakes waiters of the first, and those of the second where its old value
+/// passes the test, as futex(2) encodes both in `operation`.
+pub fn wake_op(
+    address: UserAddr,
+    second: UserAddr,
+    private: bool,
+    count: u32,
+    second_count: u32,
+    operation: u32,
+) -> Result<u32> {
+    let sign_extend = |value: u32| ((value << 20) as i32 >> 20) as u32;
+    let (op, cmp) = (operation >> 28 & 0xf, operation >> 24 & 0xf);
+    let (mut oparg, cmparg) = (sign_extend(operation >> 12 & 0xfff), sign_extend(operation & 0xfff));
+    if op & 8 != 0 {
+        oparg = 1u32.checked_shl(oparg).unwrap_or(0);
+    }
+    let (from, to) = (key(address, private)?, key(second, private)?);
+    if op & 7 > 4 || cmp > 5 {
+        return Err(Errno::ENOSYS);
+    }
+    let old = update_word(second, |old| {
+        Some(match op & 7 {
+            0 => oparg,
+            1 => old.wrapping_add(oparg),
+            2 => old | oparg,
+            3 => old & !oparg,
+            _ => old ^ oparg,
+        })
+    })?;
+    let (left, right) = (old as i32, cmparg as i32);
+    let passes = match cmp {
+        0 => left == right,
+        1 => left != right,
+        2 => left < right,
+        3 => left <= right,
+        4 => left > right,
+        _ => left >= right,
+    };
+    let mut woken = wake_key(&from, count, MATCH_ANY);
+    if passes {
+        woken += wake_key(&to, second_count, MATCH_ANY);
+    }
+    Ok(woken)
+}
+
+/// The end of a thread (set_tid_address(2)): zeroes the word and wakes who waits for it.
+pub fn clear_and_wake(address: UserAddr) {
+    if user::copy_out(address, &0u32).is_ok() {
+        for private in [true, false] {
+            // A word that cannot be named any more has no waiters.
+            let _ = wake(address, private, 1, MATCH_ANY);
+        }
+    }
+}
+
+/// The end of a thread that holds robust futexes (get_robust_list(2)): marks them and wakes one waiter each.
+pub fn release_robust_list(head: UserAddr, tid: i32) {
+    /// Bit 31: waiters; bit 30: the owner died.
+    const OWNER_DIED: u32 = 0x4000_0000;
+    const WAITERS: u32 = 0x8000_0000;
+    const TID_MASK: u32 = 0x3fff_ffff;
+    /// A list longer than this is taken for a loop (ROBUST_LIST_LIMIT).
+    const LIMIT: usize = 2048;
+
+    let word = |at: u64| user::copy_in::<u64>(UserAddr::new(at));
+    let (Ok(mut entry), Ok(offset), Ok(pending)) =
+        (word(head.get()), word(head.get() + 8), word(head.get() + 16))
+    else {
+        return;
+    };
+    let release = |entry: u64| {
+        let at = UserAddr::new((entry & !1).wrapping_add(offset));
+        let Ok(value) = user::copy_in::<u32>(at) else { return };
+        if value & TID_MASK != tid as u32 {
+            return;
+        }
+        let marked = update_word(at, |old| Some(old & WAITERS | OWNER_DIED));
+        if marked.is_ok_and(|old| old & WAITERS != 0) {
+            for private in [true, false] {
+                // As above.
+                let _ = wake(at, private, 1, MATCH_ANY);
+            }
+        }
+    };
+    for _ in 0..LIMIT {
+        if entry & !1 == head.get() {
+            break;
+        }
+        let Ok(next) = word(entry & !1) else { break };
+        if entry != pending {
+            release(entry);
+        }
+        entry = next;
+    }
+    if pending != 0 {
+        release(pending);
+    }
+}

@@ -1,0 +1,13 @@
+//! Processes and threads: what runs, when, and how it ends.
+
+pub mod clone;
+pub mod exec;
+pub mod exit;
+pub mod futex;
+pub mod init;
+pub mod process;
+pub mod scheduler;
+pub mod signal;
+pub mod thread;
+pub mod trap;
+pub mod wait;

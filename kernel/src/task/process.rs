@@ -1,0 +1,421 @@
+//! Processes.
+
+use alloc::{collections::BTreeMap, string::String, sync::Arc, vec::Vec};
+use core::{
+    ops::Range,
+    sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering},
+};
+
+use abi::{Errno, Result, linux};
+
+use super::{
+    signal::{ActionTable, Pending, SignalSet},
+    thread::Thread,
+    wait::WaitQueue,
+};
+use crate::{
+    fs::{fd_table::FdTable, path::Path},
+    mm::address_space::AddressSpace,
+    sync::IrqLock,
+    time::TimerHandle,
+};
+
+/// Where a process is in the file system.
+#[derive(Clone)]
+pub struct FsContext {
+    /// `/` of this process.
+    pub root: Path,
+    /// Working directory.
+    pub cwd: Path,
+    /// umask(2).
+    pub umask: u32,
+}
+
+/// How a process ended or changed, as wait(2) reports it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ExitStatus {
+    /// _exit(2) with this status.
+    Exited(u8),
+    /// Ended by a signal; `true`: one that dumps core by default.
+    Signaled(u32, bool),
+}
+
+impl ExitStatus {
+    /// The word that wait4(2) stores.
+    pub const fn wait_word(self) -> i32 {
+        match self {
+            Self::Exited(status) => (status as i32) << 8,
+            Self::Signaled(signal, _) => signal as i32,
+        }
+    }
+}
+
+/// Resource limits, indexed by RLIMIT_*: soft and hard.
+pub type Limits = [(u64, u64); linux::RLIM_NLIMITS as usize];
+
+/// What is shared with children at fork and replaced at exec.
+pub(super) struct State {
+    pub parent: i32,
+    pub group: i32,
+    pub session: i32,
+    pub threads: Vec<Arc<Thread>>,
+    pub children: Vec<Arc<Process>>,
+    pub memory: Option<Arc<AddressSpace>>,
+    pub files: Arc<FdTable>,
+    pub fs: Arc<IrqLock<FsContext>>,
+    pub executable: Option<Path>,
+    pub name: String,
+    /// How it is to end, once asked to.
+    pub requested: Option<ExitStatus>,
+    /// How it ended.
+    pub exit: Option<ExitStatus>,
+    /// Stopped by this signal.
+    pub stopped: Option<u32>,
+    /// A stop or continue that wait(2) has not reported yet: the wait word.
+    pub changed: Option<i32>,
+    pub limits: Limits,
+    /// The signal sent to the parent at the end; 0: none.
+    pub exit_signal: u32,
+    /// CPU time of ended threads and of waited-for children.
+    pub dead_threads_ns: u64,
+    pub children_ns: u64,
+    pub alarm: Option<(TimerHandle, u64, u64)>,
+    /// A parent waiting in vfork.
+    pub vfork_done: bool,
+}
+
+/// A process: threads that share memory, descriptors and signal actions.
+pub struct Process {
+    pid: i32,
+    pub(super) state: IrqLock<State>,
+    /// Signal actions; shared under CLONE_SIGHAND.
+    pub actions: Arc<IrqLock<ActionTable>>,
+    pub(super) pending: IrqLock<Pending>,
+    pending_set: AtomicU64,
+    exiting: AtomicBool,
+    stopping: AtomicBool,
+    /// Woken when a child ends, stops or continues.
+    pub child_changed: Arc<WaitQueue>,
+    /// Woken when this process goes on after a stop, ends, or lets go of a vfork parent's memory.
+    pub changed: Arc<WaitQueue>,
+    /// Seconds since 1970 of its start, for /proc: nanoseconds of monotonic time.
+    started_ns: u64,
+}
+
+static PROCESSES: IrqLock<BTreeMap<i32, Arc<Process>>> = IrqLock::new(BTreeMap::new());
+static THREADS: IrqLock<BTreeMap<i32, Arc<Thread>>> = IrqLock::new(BTreeMap::new());
+static NEXT_PID: AtomicI32 = AtomicI32::new(2);
+
+/// One past the highest process number (/proc/sys/kernel/pid_max).
+pub const PID_MAX: i32 = 4_194_304;
+
+/// A number that no process, thread, group or session has.
+pub fn new_pid() -> i32 {
+    loop {
+        let pid = NEXT_PID.fetch_add(1, Ordering::Relaxed);
+        if pid >= PID_MAX {
+            NEXT_PID.store(2, Ordering::Relaxed);
+            continue;
+        }
+        let in_use = THREADS.lock().contains_key(&pid)
+            || PROCESSES.lock().values().any(|process| {
+                let state = process.state.lock();
+                process.pid == pid || state.group == pid || state.session == pid
+            });
+        if !in_use {
+            return pid;
+        }
+    }
+}
+
+/// The process with this number, zombies included.
+pub fn find(pid: i32) -> Option<Arc<Process>> {
+    PROCESSES.lock().get(&pid).cloned()
+}
+
+/// All processes, zombies included.
+pub fn all() -> Vec<Arc<Process>> {
+    PROCESSES.lock().values().cloned().collect()
+}
+
+/// The thread with this number.
+pub fn find_thread(tid: i32) -> Option<Arc<Thread>> {
+    THREADS.lock().get(&tid).cloned()
+}
+
+/// How many threads there are.
+pub fn nr_threads() -> usize {
+    THREADS.lock().len()
+}
+
+pub(super) fn add_process(process: Arc<Process>) {
+    PROCESSES.lock().insert(process.pid, process);
+}
+
+pub(super) fn remove_process(pid: i32) {
+    let process = PROCESSES.lock().remove(&pid);
+    drop(process);
+}
+
+pub(super) fn add_thread(thread: Arc<Thread>) {
+    THREADS.lock().insert(thread.tid(), thread);
+}
+
+pub(super) fn remove_thread(tid: i32) {
+    let thread = THREADS.lock().remove(&tid);
+    drop(thread);
+}
+
+/// The limits a first process has.
+pub fn default_limits() -> Limits {
+    const INFINITY: u64 = u64::MAX;
+    let mut limits = [(INFINITY, INFINITY); linux::RLIM_NLIMITS as usize];
+    let mut set = |resource: u32, soft, hard| {
+        if let Some(limit) = limits.get_mut(resource as usize) {
+            *limit = (soft, hard);
+        }
+    };
+    set(linux::RLIMIT_STACK, super::exec::STACK_LEN, INFINITY);
+    set(linux::RLIMIT_CORE, 0, INFINITY);
+    set(linux::RLIMIT_NOFILE, 1024, 1 << 20);
+    set(linux::RLIMIT_NPROC, 32768, 32768);
+    set(linux::RLIMIT_MEMLOCK, 8 << 20, 8 << 20);
+    set(linux::RLIMIT_SIGPENDING, 32768, 32768);
+    set(linux::RLIMIT_MSGQUEUE, 819_200, 819_200);
+    set(linux::RLIMIT_NICE, 0, 0);
+    set(linux::RLIMIT_RTPRIO, 0, 0);
+    limits
+}
+
+/// What a new process starts with.
+pub(super) struct NewProcess {
+    pub pid: i32,
+    pub parent: i32,
+    pub group: i32,
+    pub session: i32,
+    pub memory: Option<Arc<AddressSpace>>,
+    pub files: Arc<FdTable>,
+    pub fs: Arc<IrqLock<FsContext>>,
+    pub actions: Arc<IrqLock<ActionTable>>,
+    pub executable: Option<Path>,
+    pub name: String,
+    pub limits: Limits,
+    pub exit_signal: u32,
+}
+
+impl Process {
+    pub(super) fn new(new: NewProcess) -> Arc<Self> {
+        Arc::new(Self {
+            pid: new.pid,
+            state: IrqLock::new(State {
+                parent: new.parent,
+                group: new.group,
+                session: new.session,
+                threads: Vec::new(),
+                children: Vec::new(),
+                memory: new.memory,
+                files: new.files,
+                fs: new.fs,
+                executable: new.executable,
+                name: new.name,
+                requested: None,
+                exit: None,
+                stopped: None,
+                changed: None,
+                limits: new.limits,
+                exit_signal: new.exit_signal,
+                dead_threads_ns: 0,
+                children_ns: 0,
+                alarm: None,
+                vfork_done: false,
+            }),
+            actions: new.actions,
+            pending: IrqLock::new(Pending::default()),
+            pending_set: AtomicU64::new(0),
+            exiting: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            child_changed: Arc::new(WaitQueue::new()),
+            changed: Arc::new(WaitQueue::new()),
+            started_ns: crate::time::monotonic_ns(),
+        })
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+    /// Its parent's number.
+    pub fn parent_pid(&self) -> i32 {
+        self.state.lock().parent
+    }
+    /// Its process group.
+    pub fn group(&self) -> i32 {
+        self.state.lock().group
+    }
+    /// Its session.
+    pub fn session(&self) -> i32 {
+        self.state.lock().session
+    }
+    /// Its descriptors.
+    pub fn files(&self) -> Arc<FdTable> {
+        self.state.lock().files.clone()
+    }
+    /// Where it is in the file system.
+    pub fn fs(&self) -> Arc<IrqLock<FsContext>> {
+        self.state.lock().fs.clone()
+    }
+    /// Its name, the first thread's.
+    pub fn name(&self) -> String {
+        match self.main_thread() {
+            Some(thread) => thread.name(),
+            None => self.state.lock().name.clone(),
+        }
+    }
+    /// Its threads, the first one first.
+    pub fn threads(&self) -> Vec<Arc<Thread>> {
+        self.state.lock().threads.clone()
+    }
+    /// The thread that has the process's number.
+    pub fn main_thread(&self) -> Option<Arc<Thread>> {
+        self.state.lock().threads.iter().find(|thread| thread.tid() == self.pid).cloned()
+    }
+    /// Its address space; `None` once it has ended.
+    pub fn memory(&self) -> Option<Arc<AddressSpace>> {
+        self.state.lock().memory.clone()
+    }
+    /// The program it runs.
+    pub fn executable(&self) -> Option<Path> {
+        self.state.lock().executable.clone()
+    }
+    /// A resource limit, soft and hard.
+    pub fn rlimit(&self, resource: u32) -> (u64, u64) {
+        self.state.lock().limits.get(resource as usize).copied().unwrap_or((u64::MAX, u64::MAX))
+    }
+    /// Sets a resource limit. EINVAL for an unknown one.
+    pub fn set_rlimit(&self, resource: u32, soft: u64, hard: u64) -> Result<()> {
+        let files = {
+            let mut state = self.state.lock();
+            *state.limits.get_mut(resource as usize).ok_or(Errno::EINVAL)? = (soft, hard);
+            state.files.clone()
+        };
+        if resource == linux::RLIMIT_NOFILE {
+            files.set_limit(soft as usize);
+        }
+        Ok(())
+    }
+    /// The command line's strings.
+    pub fn arguments_range(&self) -> Range<u64> {
+        self.memory().map_or(0..0, |memory| memory.layout().arguments)
+    }
+    /// The environment's strings.
+    pub fn environment_range(&self) -> Range<u64> {
+        self.memory().map_or(0..0, |memory| memory.layout().environment)
+    }
+    /// When it started, in nanoseconds of monotonic time.
+    pub fn started_ns(&self) -> u64 {
+        self.started_ns
+    }
+    /// CPU time of all its threads, in nanoseconds.
+    pub fn cpu_time_ns(&self) -> u64 {
+        let state = self.state.lock();
+        state.dead_threads_ns + state.threads.iter().map(|thread| thread.cpu_time_ns()).sum::<u64>()
+    }
+    /// CPU time of children that were waited for, in nanoseconds.
+    pub fn children_cpu_time_ns(&self) -> u64 {
+        self.state.lock().children_ns
+    }
+    /// How it ended, once it has.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        self.state.lock().exit
+    }
+    /// Whether a signal has stopped it.
+    pub fn is_stopped(&self) -> bool {
+        self.state.lock().stopped.is_some()
+    }
+
+    /// Whether all its threads are being ended.
+    pub fn is_exiting(&self) -> bool {
+        self.exiting.load(Ordering::Relaxed)
+    }
+    pub(super) fn set_exiting(&self) -> bool {
+        !self.exiting.swap(true, Ordering::AcqRel)
+    }
+    pub(super) fn clear_exiting(&self) {
+        self.exiting.store(false, Ordering::Release);
+    }
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+    pub(super) fn set_stopping(&self, stopping: bool) {
+        self.stopping.store(stopping, Ordering::Relaxed);
+    }
+
+    /// Signals pending for the process as a whole.
+    pub fn pending_signals(&self) -> SignalSet {
+        SignalSet::from_bits(self.pending_set.load(Ordering::Relaxed))
+    }
+    /// Changes the pending signals and keeps the copy that is read without the lock.
+    pub(super) fn with_pending<T>(&self, change: impl FnOnce(&mut Pending) -> T) -> T {
+        let mut pending = self.pending.lock();
+        let result = change(&mut pending);
+        self.pending_set.store(pending.set().bits(), Ordering::Relaxed);
+        result
+    }
+
+    /// ITIMER_REAL: deadline and interval in nanoseconds; the deadline is on the monotonic clock.
+    pub fn alarm(&self) -> Option<(u64, u64)> {
+        self.state.lock().alarm.as_ref().map(|(_, deadline, interval)| (*deadline, *interval))
+    }
+    /// Sets or cancels ITIMER_REAL: the running timer, its deadline and its interval.
+    pub fn set_alarm(&self, alarm: Option<(TimerHandle, u64, u64)>) {
+        let old = core::mem::replace(&mut self.state.lock().alarm, alarm);
+        drop(old);
+    }
+    /// ITIMER_REAL expired: starts it again with `start` where it has an interval.
+    pub fn rearm_alarm(&self, start: impl FnOnce(u64) -> TimerHandle) {
+        let Some((deadline, interval)) = self.alarm() else { return };
+        let next = deadline.saturating_add(interval);
+        self.set_alarm((interval > 0).then(|| (start(next), next, interval)));
+    }
+
+    pub(super) fn set_job(&self, group: i32, session: Option<i32>) {
+        let mut state = self.state.lock();
+        state.group = group;
+        if let Some(session) = session {
+            state.session = session;
+        }
+    }
+}
+
+/// setpgid(2).
+pub fn set_group(caller: &Arc<Process>, pid: i32, group: i32) -> Result<()> {
+    if group < 0 {
+        return Err(Errno::EINVAL);
+    }
+    let target = if pid == 0 { caller.clone() } else { find(pid).ok_or(Errno::ESRCH)? };
+    let is_child = target.parent_pid() == caller.pid();
+    if !Arc::ptr_eq(&target, caller) && !is_child {
+        return Err(Errno::ESRCH);
+    }
+    if target.session() != caller.session() || target.session() == target.pid() {
+        return Err(Errno::EPERM);
+    }
+    let group = if group == 0 { target.pid() } else { group };
+    if group != target.pid()
+        && !all().iter().any(|process| process.group() == group && process.session() == caller.session())
+    {
+        return Err(Errno::EPERM);
+    }
+    target.set_job(group, None);
+    Ok(())
+}
+
+/// setsid(2).
+pub fn new_session(caller: &Arc<Process>) -> Result<i32> {
+    let pid = caller.pid();
+    if all().iter().any(|process| process.group() == pid) {
+        return Err(Errno::EPERM);
+    }
+    caller.set_job(pid, Some(pid));
+    Ok(pid)
+}

@@ -1,0 +1,503 @@
+//! Signals: sending, and what is done about them on the way back to a program (signal(7)).
+
+use alloc::{collections::VecDeque, sync::Arc};
+use core::ops::{BitAnd, BitOr, Not};
+
+use abi::{Errno, Result, linux};
+use hal::{Arch as _, SignalSetup, TrapFrame as _, UserAddr};
+
+use super::{
+    exit,
+    process::{self, Process},
+    thread::Thread,
+};
+use crate::{
+    arch::{Arch, TrapFrame},
+    mm::user,
+};
+
+/// One past the highest signal number.
+pub const NSIG: u32 = 65;
+/// Real-time signals queue; at most this many wait for one receiver (RLIMIT_SIGPENDING's default).
+const MAX_QUEUED: usize = 1024;
+
+/// A set of signals; signal n is bit n - 1, as in the kernel's `sigset_t`.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct SignalSet(u64);
+
+impl SignalSet {
+    /// From a program's word.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+    /// To a program's word.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+    /// The set of one signal.
+    pub const fn of(signal: u32) -> Self {
+        Self(1 << (signal - 1))
+    }
+    /// Whether the set is empty.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+    /// Whether `signal` is in the set.
+    pub const fn contains(self, signal: u32) -> bool {
+        self.0 & Self::of(signal).0 != 0
+    }
+    /// Without SIGKILL and SIGSTOP, which cannot be blocked.
+    pub const fn blockable(self) -> Self {
+        Self(self.0 & !(Self::of(linux::SIGKILL).0 | Self::of(linux::SIGSTOP).0))
+    }
+    /// The signal to deliver first: a fault's, else the lowest number.
+    fn first(self) -> Option<u32> {
+        const FAULTS: u64 = SignalSet::of(linux::SIGSEGV).0
+            | SignalSet::of(linux::SIGBUS).0
+            | SignalSet::of(linux::SIGILL).0
+            | SignalSet::of(linux::SIGTRAP).0
+            | SignalSet::of(linux::SIGFPE).0
+            | SignalSet::of(linux::SIGSYS).0;
+        let set = if self.0 & FAULTS != 0 { self.0 & FAULTS } else { self.0 };
+        (set != 0).then(|| set.trailing_zeros() + 1)
+    }
+}
+
+impl BitAnd for SignalSet {
+    type Output = Self;
+    fn bitand(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+}
+impl BitOr for SignalSet {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+impl Not for SignalSet {
+    type Output = Self;
+    fn not(self) -> Self {
+        Self(!self.0)
+    }
+}
+
+/// A `siginfo_t` (sigaction(2)).
+#[derive(Clone, Copy)]
+pub struct SignalInfo([u8; 128]);
+
+impl SignalInfo {
+    fn new(signal: u32, code: i32) -> Self {
+        let mut bytes = [0; 128];
+        bytes[0..4].copy_from_slice(&signal.to_ne_bytes());
+        bytes[8..12].copy_from_slice(&code.to_ne_bytes());
+        Self(bytes)
+    }
+    fn with(mut self, at: usize, bytes: &[u8]) -> Self {
+        self.0[at..at + bytes.len()].copy_from_slice(bytes);
+        self
+    }
+    /// From the kernel (SI_KERNEL).
+    pub fn kernel(signal: u32) -> Self {
+        Self::new(signal, linux::SI_KERNEL as i32)
+    }
+    /// From kill(2) (SI_USER).
+    pub fn user(signal: u32, pid: i32, uid: u32) -> Self {
+        Self::new(signal, linux::SI_USER as i32).with(16, &pid.to_ne_bytes()).with(20, &uid.to_ne_bytes())
+    }
+    /// From tgkill(2) (SI_TKILL).
+    pub fn thread(signal: u32, pid: i32, uid: u32) -> Self {
+        Self::new(signal, linux::SI_TKILL).with(16, &pid.to_ne_bytes()).with(20, &uid.to_ne_bytes())
+    }
+    /// A fault at an address, with the code of the signal (SEGV_MAPERR, ...).
+    pub fn fault(signal: u32, code: i32, address: u64) -> Self {
+        Self::new(signal, code).with(16, &address.to_ne_bytes())
+    }
+    /// SIGCHLD: a child ended, stopped or went on.
+    pub fn child(code: i32, pid: i32, status: i32) -> Self {
+        Self::new(linux::SIGCHLD, code)
+            .with(16, &pid.to_ne_bytes())
+            .with(20, &0u32.to_ne_bytes())
+            .with(24, &status.to_ne_bytes())
+    }
+    /// As a program gave it (sigqueue).
+    pub const fn from_bytes(bytes: [u8; 128]) -> Self {
+        Self(bytes)
+    }
+    /// As a program sees it.
+    pub const fn bytes(&self) -> &[u8; 128] {
+        &self.0
+    }
+    /// `si_code`.
+    pub fn code(&self) -> i32 {
+        i32::from_ne_bytes([self.0[8], self.0[9], self.0[10], self.0[11]])
+    }
+    fn fault_address(&self) -> u64 {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&self.0[16..24]);
+        u64::from_ne_bytes(bytes)
+    }
+}
+
+/// Signals that wait to be delivered.
+#[derive(Default)]
+pub struct Pending {
+    queue: VecDeque<(u32, SignalInfo)>,
+}
+
+impl Pending {
+    /// Which signals wait.
+    pub fn set(&self) -> SignalSet {
+        self.queue.iter().fold(SignalSet::default(), |set, (signal, _)| set | SignalSet::of(*signal))
+    }
+    /// Adds a signal. A standard one that waits already is not added again; `false` when the queue is full.
+    pub fn add(&mut self, signal: u32, info: SignalInfo) -> bool {
+        if signal < 32 && self.queue.iter().any(|(waiting, _)| *waiting == signal) {
+            return true;
+        }
+        if self.queue.len() >= MAX_QUEUED && signal >= 32 {
+            return false;
+        }
+        self.queue.push_back((signal, info));
+        true
+    }
+    /// Takes the first of `wanted`, in the order signals are delivered.
+    pub fn take(&mut self, wanted: SignalSet) -> Option<(u32, SignalInfo)> {
+        let signal = (self.set() & wanted).first()?;
+        let position = self.queue.iter().position(|(waiting, _)| *waiting == signal)?;
+        self.queue.remove(position)
+    }
+    /// Drops all of `unwanted`.
+    pub fn discard(&mut self, unwanted: SignalSet) {
+        self.queue.retain(|(signal, _)| !unwanted.contains(*signal));
+    }
+}
+
+/// sigaltstack(2).
+#[derive(Clone, Copy, Debug)]
+pub struct AltStack {
+    /// Lowest address.
+    pub address: u64,
+    /// Bytes.
+    pub size: u64,
+    /// SS_DISABLE, SS_AUTODISARM.
+    pub flags: u32,
+}
+
+impl Default for AltStack {
+    fn default() -> Self {
+        Self { address: 0, size: 0, flags: linux::SS_DISABLE }
+    }
+}
+
+impl AltStack {
+    /// Whether a stack pointer is on it.
+    pub const fn contains(&self, sp: u64) -> bool {
+        self.flags & linux::SS_DISABLE == 0 && sp > self.address && sp - self.address <= self.size
+    }
+}
+
+/// What sigaction(2) set for one signal.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Action {
+    /// SIG_DFL (0), SIG_IGN (1) or an address.
+    pub handler: u64,
+    /// SA_*.
+    pub flags: u64,
+    /// Where the handler returns to, with SA_RESTORER.
+    pub restorer: u64,
+    /// Blocked while it runs.
+    pub mask: SignalSet,
+}
+
+/// SIG_DFL.
+pub const SIG_DFL: u64 = 0;
+/// SIG_IGN.
+pub const SIG_IGN: u64 = 1;
+/// SA_RESTORER, which generic headers leave out.
+const SA_RESTORER: u64 = 0x0400_0000;
+
+/// The actions of all signals.
+#[derive(Clone)]
+pub struct ActionTable([Action; NSIG as usize - 1]);
+
+impl Default for ActionTable {
+    fn default() -> Self {
+        Self([Action::default(); NSIG as usize - 1])
+    }
+}
+
+impl ActionTable {
+    /// A signal's action.
+    pub fn get(&self, signal: u32) -> Action {
+        self.0[signal as usize - 1]
+    }
+    /// Sets a signal's action.
+    pub fn set(&mut self, signal: u32, action: Action) {
+        self.0[signal as usize - 1] = action;
+    }
+    /// execve: handlers go back to the default, ignored signals stay ignored.
+    pub fn reset_handlers(&mut self) {
+        for action in &mut self.0 {
+            let handler = if action.handler == SIG_IGN { SIG_IGN } else { SIG_DFL };
+            *action = Action { handler, ..Action::default() };
+        }
+    }
+}
+
+enum DefaultAction {
+    Ignore,
+    Terminate,
+    Core,
+    Stop,
+    Continue,
+}
+
+/// The default action (signal(7), "Standard signals").
+fn default_action(signal: u32) -> DefaultAction {
+    match signal {
+        linux::SIGCHLD | linux::SIGURG | linux::SIGWINCH => DefaultAction::Ignore,
+        linux::SIGCONT => DefaultAction::Continue,
+        linux::SIGSTOP | linux::SIGTSTP | linux::SIGTTIN | linux::SIGTTOU => DefaultAction::Stop,
+        linux::SIGQUIT | linux::SIGILL | linux::SIGTRAP | linux::SIGABRT | linux::SIGBUS | linux::SIGFPE
+        | linux::SIGSEGV | linux::SIGXCPU | linux::SIGXFSZ | linux::SIGSYS => DefaultAction::Core,
+        _ => DefaultAction::Terminate,
+    }
+}
+
+const STOPS: SignalSet = SignalSet(
+    SignalSet::of(linux::SIGSTOP).0
+        | SignalSet::of(linux::SIGTSTP).0
+        | SignalSet::of(linux::SIGTTIN).0
+        | SignalSet::of(linux::SIGTTOU).0,
+);
+
+/// Whether the process would do nothing about the signal. Process 1 ignores what it has no handler for, except faults
+/// the kernel finds in itself (`from_kernel`).
+fn is_ignored(process: &Process, signal: u32) -> bool {
+    match process.actions.lock().get(signal).handler {
+        SIG_IGN => true,
+        SIG_DFL => matches!(default_action(signal), DefaultAction::Ignore),
+        _ => false,
+    }
+}
+
+/// Effects that do not wait for delivery: stop signals and SIGCONT cancel each other, SIGCONT and SIGKILL wake.
+fn prepare(process: &Arc<Process>, signal: u32) {
+    if signal == linux::SIGCONT || signal == linux::SIGKILL {
+        process.with_pending(|pending| pending.discard(STOPS));
+        for thread in process.threads() {
+            thread.signals.lock().pending.discard(STOPS);
+        }
+        let was_stopped = process.state.lock().stopped.take().is_some();
+        process.set_stopping(false);
+        if was_stopped {
+            if signal == linux::SIGCONT {
+                process.state.lock().changed = Some(0xffff);
+                exit::notify_parent(process, linux::CLD_CONTINUED as i32, linux::SIGCONT as i32);
+            }
+            process.changed.wake_all();
+        }
+    } else if STOPS.contains(signal) {
+        process.with_pending(|pending| pending.discard(SignalSet::of(linux::SIGCONT)));
+    }
+}
+
+/// Sends a signal to a process: one of its threads that does not block it will handle it.
+pub fn send_to_process(process: &Arc<Process>, signal: u32, info: SignalInfo) {
+    if signal == 0 || signal >= NSIG || process.exit_status().is_some() {
+        return;
+    }
+    prepare(process, signal);
+    if process.pid() == 1 && signal == linux::SIGKILL && info.code() <= 0 {
+        return;
+    }
+    let threads = process.threads();
+    let blocked_by_all = threads.iter().all(|thread| thread.signals.lock().mask.contains(signal));
+    if is_ignored(process, signal) && !blocked_by_all {
+        return;
+    }
+    if !process.with_pending(|pending| pending.add(signal, info)) {
+        return;
+    }
+    let main_first = threads.iter().filter(|thread| thread.tid() == process.pid());
+    let others = threads.iter().filter(|thread| thread.tid() != process.pid());
+    let taker = main_first.chain(others).find(|thread| !thread.signals.lock().mask.contains(signal));
+    match taker {
+        Some(thread) if signal != linux::SIGKILL => thread.notify(),
+        _ => threads.iter().for_each(Thread::notify),
+    }
+}
+
+/// Sends a signal to one thread.
+pub fn send_to_thread(thread: &Arc<Thread>, signal: u32, info: SignalInfo) {
+    if signal == 0 || signal >= NSIG {
+        return;
+    }
+    prepare(thread.process(), signal);
+    let ignored = is_ignored(thread.process(), signal);
+    {
+        let mut signals = thread.signals.lock();
+        if ignored && !signals.mask.contains(signal) {
+            return;
+        }
+        signals.pending.add(signal, info);
+    }
+    thread.notify();
+}
+
+/// Sends a signal to every process of a group; returns how many there were.
+pub fn send_to_group(group: i32, signal: u32) -> usize {
+    let members: alloc::vec::Vec<_> =
+        process::all().into_iter().filter(|process| process.group() == group && process.exit_status().is_none()).collect();
+    for process in &members {
+        send_to_process(process, signal, SignalInfo::kernel(signal));
+    }
+    members.len()
+}
+
+/// A signal that the running thread caused itself and cannot put off: blocked or ignored, it ends the process.
+pub fn force(thread: &Arc<Thread>, signal: u32, info: SignalInfo) {
+    let action = thread.process().actions.lock().get(signal);
+    let mut signals = thread.signals.lock();
+    if signals.mask.contains(signal) || action.handler == SIG_IGN {
+        signals.mask = signals.mask & !SignalSet::of(signal);
+        thread.process().actions.lock().set(signal, Action::default());
+    }
+    signals.pending.add(signal, info);
+    drop(signals);
+    thread.notify();
+}
+
+/// Forgets a pending signal that the process now ignores.
+pub fn discard(process: &Process, signal: u32) {
+    process.with_pending(|pending| pending.discard(SignalSet::of(signal)));
+    for thread in process.threads() {
+        thread.signals.lock().pending.discard(SignalSet::of(signal));
+    }
+}
+
+/// Takes one of `wanted` that is pending for the thread or its process.
+pub fn take_pending(thread: &Thread, wanted: SignalSet) -> Option<(u32, SignalInfo)> {
+    let own = thread.signals.lock().pending.take(wanted);
+    own.or_else(|| thread.process().with_pending(|pending| pending.take(wanted)))
+}
+
+/// Deals with the running thread's signals before it goes on.
+pub fn handle_pending(thread: &Arc<Thread>, frame: &mut TrapFrame) {
+    let mut restart = thread.take_restart();
+    loop {
+        if thread.process().is_exiting() {
+            exit::exit_thread(thread);
+        }
+        exit::wait_while_stopped(thread);
+        let mask = thread.signals.lock().mask;
+        let Some((signal, info)) = take_pending(thread, !mask) else { break };
+        let action = thread.process().actions.lock().get(signal);
+        match action.handler {
+            SIG_IGN => {}
+            SIG_DFL => match default_action(signal) {
+                DefaultAction::Ignore | DefaultAction::Continue => {}
+                DefaultAction::Stop => exit::stop(thread, signal),
+                // Nobody but the kernel may end process 1 by a signal it has no handler for.
+                _ if thread.process().pid() == 1 && info.code() <= 0 => {}
+                DefaultAction::Terminate => exit::exit_process(thread, process::ExitStatus::Signaled(signal, false)),
+                DefaultAction::Core => exit::exit_process(thread, process::ExitStatus::Signaled(signal, true)),
+            },
+            _ => {
+                if core::mem::take(&mut restart) {
+                    if action.flags & u64::from(linux::SA_RESTART) != 0 {
+                        frame.restart_syscall(thread.syscall_argument());
+                    } else {
+                        frame.set_return(Errno::EINTR.as_return());
+                    }
+                }
+                if enter_handler(thread, frame, signal, &info, &action).is_err() {
+                    force(thread, linux::SIGSEGV, SignalInfo::kernel(linux::SIGSEGV));
+                    if signal == linux::SIGSEGV {
+                        // The frame of a SIGSEGV handler itself could not be written.
+                        exit::exit_process(thread, process::ExitStatus::Signaled(signal, true));
+                    }
+                }
+            }
+        }
+    }
+    if restart {
+        frame.restart_syscall(thread.syscall_argument());
+    }
+    let mut signals = thread.signals.lock();
+    if let Some(mask) = signals.saved_mask.take() {
+        signals.mask = mask;
+    }
+}
+
+/// Builds the signal frame and points the registers at the handler.
+fn enter_handler(
+    thread: &Arc<Thread>,
+    frame: &mut TrapFrame,
+    signal: u32,
+    info: &SignalInfo,
+    action: &Action,
+) -> Result<()> {
+    let (old_mask, alt_stack) = {
+        let mut signals = thread.signals.lock();
+        (signals.saved_mask.take().unwrap_or(signals.mask), signals.alt_stack)
+    };
+    let sp = frame.sp().get();
+    let on_alt_stack = action.flags & u64::from(linux::SA_ONSTACK) != 0
+        && alt_stack.flags & linux::SS_DISABLE == 0
+        && !alt_stack.contains(sp);
+    let top = if on_alt_stack { alt_stack.address.wrapping_add(alt_stack.size) } else { sp };
+    let address = top.wrapping_sub(Arch::SIGNAL_FRAME_SIZE as u64) & !15;
+    let reported_flags =
+        if alt_stack.flags & linux::SS_DISABLE != 0 { linux::SS_DISABLE } else if alt_stack.contains(sp) { linux::SS_ONSTACK } else { 0 };
+    let is_fault = matches!(signal, linux::SIGSEGV | linux::SIGBUS | linux::SIGILL | linux::SIGFPE | linux::SIGTRAP)
+        && info.code() > 0;
+    let setup = SignalSetup {
+        signal,
+        info: *info.bytes(),
+        mask: old_mask.bits(),
+        alt_stack: (alt_stack.address, reported_flags, alt_stack.size),
+        fault_address: if is_fault { info.fault_address() } else { 0 },
+        handler: UserAddr::new(action.handler),
+        restorer: UserAddr::new(if action.flags & SA_RESTORER != 0 {
+            action.restorer
+        } else {
+            super::exec::HELPER_ADDRESS
+        }),
+        wants_info: action.flags & u64::from(linux::SA_SIGINFO) != 0,
+    };
+    let mut bytes = [0; 1280];
+    let mut entered = frame.clone();
+    // SAFETY: this is the running thread, and nobody else refers to its context.
+    let context = unsafe { thread.own_context() };
+    let len = Arch::build_signal_frame(&mut entered, context, &setup, UserAddr::new(address), &mut bytes);
+    user::copy_out_bytes(UserAddr::new(address), &bytes[..len])?;
+    *frame = entered;
+
+    let mut signals = thread.signals.lock();
+    signals.mask = (old_mask | action.mask).blockable();
+    if action.flags & u64::from(linux::SA_NODEFER) == 0 {
+        signals.mask = (signals.mask | SignalSet::of(signal)).blockable();
+    }
+    if on_alt_stack && alt_stack.flags & linux::SS_AUTODISARM != 0 {
+        signals.alt_stack = AltStack::default();
+    }
+    drop(signals);
+    if action.flags & u64::from(linux::SA_RESETHAND) != 0 {
+        thread.process().actions.lock().set(signal, Action::default());
+    }
+    Ok(())
+}
+
+/// rt_sigreturn(2): takes the registers and the blocked set back from the frame at the stack pointer.
+pub fn return_from_handler(thread: &Arc<Thread>, frame: &mut TrapFrame) -> Result<()> {
+    let mut bytes = [0; 1280];
+    let bytes = &mut bytes[..Arch::SIGNAL_FRAME_READ];
+    user::copy_in_bytes(frame.sp(), bytes)?;
+    // SAFETY: this is the running thread, and nobody else refers to its context.
+    let context = unsafe { thread.own_context() };
+    let mask = Arch::restore_signal_frame(bytes, frame, context).ok_or(Errno::EFAULT)?;
+    thread.swap_signal_mask(mask);
+    Ok(())
+}

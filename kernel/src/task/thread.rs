@@ -1,0 +1,335 @@
+//! Threads.
+
+use alloc::{string::String, sync::Arc};
+use core::{
+    cell::UnsafeCell,
+    sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering},
+};
+
+use abi::{Errno, Result};
+use hal::{Arch as _, UserAddr, VirtAddr};
+
+use super::{
+    process::Process,
+    scheduler,
+    signal::{AltStack, Pending, SignalSet},
+    wait::Wake,
+};
+use crate::{
+    arch::{Arch, Context, TrapFrame},
+    mm::{address_space::AddressSpace, stack::KernelStack},
+    sync::IrqLock,
+};
+
+/// Whether and why a thread runs. Changed under the run queue's lock only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum RunState {
+    /// On a CPU.
+    Running,
+    /// In a run queue.
+    Runnable,
+    /// Waiting to be woken.
+    Blocked,
+    /// Finished; its memory goes with the last reference.
+    Dead,
+}
+
+/// A thread's signal state.
+#[derive(Default)]
+pub struct ThreadSignals {
+    /// Signals sent to this thread.
+    pub pending: Pending,
+    /// Blocked signals.
+    pub mask: SignalSet,
+    /// The mask to restore when a call with a temporary one ends.
+    pub saved_mask: Option<SignalSet>,
+    /// sigaltstack(2).
+    pub alt_stack: AltStack,
+}
+
+/// User addresses that set_tid_address(2) and set_robust_list(2) leave with the kernel.
+#[derive(Clone, Copy, Default)]
+pub struct ThreadAddresses {
+    /// Cleared, and its futex woken, when the thread ends.
+    pub clear_child_tid: Option<UserAddr>,
+    /// The robust-futex list.
+    pub robust_list: Option<UserAddr>,
+}
+
+/// A thread, of a program or of the kernel.
+pub struct Thread {
+    tid: AtomicI32,
+    process: Arc<Process>,
+    memory: Option<Arc<AddressSpace>>,
+    context: UnsafeCell<Context>,
+    /// Given back with the thread.
+    _stack: Option<KernelStack>,
+    run_state: AtomicU8,
+    name: IrqLock<[u8; 16]>,
+    cpu_time_ns: AtomicU64,
+    started_ns: u64,
+    /// Something is to be done before the program goes on: a signal, its end, a stop, a call to restart.
+    attention: AtomicBool,
+    /// The first argument of the system call in progress.
+    syscall_argument: AtomicU64,
+    /// The call was interrupted and is to be restarted or to fail with EINTR.
+    restart: AtomicBool,
+    /// Signal state.
+    pub signals: IrqLock<ThreadSignals>,
+    /// User addresses to tidy up at the end.
+    pub addresses: IrqLock<ThreadAddresses>,
+}
+
+// SAFETY: `context` is only touched by the scheduler while the thread does not run, or by the thread itself.
+unsafe impl Sync for Thread {}
+
+impl Thread {
+    /// The thread of the code that runs during boot, on the boot stack.
+    pub fn idle(process: Arc<Process>) -> Arc<Self> {
+        extern "C" fn never(_: usize) -> ! {
+            unreachable!("the idle thread is not started")
+        }
+        let context = Arch::new_context(VirtAddr::new(0), never, 0);
+        Arc::new(Self::build(0, process, None, context, None, b"idle"))
+    }
+
+    /// A thread of the kernel that starts at `entry(argument)`. ENOMEM.
+    pub fn kernel(
+        process: Arc<Process>,
+        name: &str,
+        entry: extern "C" fn(usize) -> !,
+        argument: usize,
+    ) -> Result<Arc<Self>> {
+        let stack = KernelStack::new().ok_or(Errno::ENOMEM)?;
+        let context = Arch::new_context(stack.top(), entry, argument);
+        Ok(Arc::new(Self::build(0, process, None, context, Some(stack), name.as_bytes())))
+    }
+
+    /// A thread of a program that starts with the registers in `frame`; its user thread pointer and FP state are those
+    /// of `prepare`. ENOMEM.
+    pub fn user(
+        tid: i32,
+        process: Arc<Process>,
+        memory: Arc<AddressSpace>,
+        frame: &TrapFrame,
+        name: &[u8],
+        prepare: impl FnOnce(&mut Context),
+    ) -> Result<Arc<Self>> {
+        let stack = KernelStack::new().ok_or(Errno::ENOMEM)?;
+        let frame_at = Self::frame_pointer(stack.top());
+        // SAFETY: the top of a fresh stack, mapped and ours.
+        unsafe { frame_at.write(frame.clone()) };
+        let mut context =
+            Arch::new_context(VirtAddr::new(frame_at.addr()), super::trap::user_thread_start, frame_at.expose_provenance());
+        prepare(&mut context);
+        Ok(Arc::new(Self::build(tid, process, Some(memory), context, Some(stack), name)))
+    }
+
+    fn build(
+        tid: i32,
+        process: Arc<Process>,
+        memory: Option<Arc<AddressSpace>>,
+        context: Context,
+        stack: Option<KernelStack>,
+        name: &[u8],
+    ) -> Self {
+        let thread = Self {
+            tid: AtomicI32::new(tid),
+            process,
+            memory,
+            context: UnsafeCell::new(context),
+            _stack: stack,
+            run_state: AtomicU8::new(RunState::Blocked as u8),
+            name: IrqLock::new([0; 16]),
+            cpu_time_ns: AtomicU64::new(0),
+            started_ns: crate::time::monotonic_ns(),
+            attention: AtomicBool::new(false),
+            syscall_argument: AtomicU64::new(0),
+            restart: AtomicBool::new(false),
+            signals: IrqLock::new(ThreadSignals::default()),
+            addresses: IrqLock::new(ThreadAddresses::default()),
+        };
+        thread.set_name(name);
+        thread
+    }
+
+    fn frame_pointer(top: VirtAddr) -> *mut TrapFrame {
+        core::ptr::with_exposed_provenance_mut(top.get() - size_of::<TrapFrame>())
+    }
+
+    /// Its number, unique among all threads; a process's first thread has the process's.
+    pub fn tid(&self) -> i32 {
+        self.tid.load(Ordering::Relaxed)
+    }
+
+    /// Takes over the process's number (execve from another thread).
+    pub fn set_tid(&self, tid: i32) {
+        self.tid.store(tid, Ordering::Relaxed);
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Arc<Process> {
+        &self.process
+    }
+
+    /// The address space it runs in; `None` for a kernel thread.
+    pub fn memory(&self) -> Option<Arc<AddressSpace>> {
+        if self.memory.is_some() { self.process.memory() } else { None }
+    }
+
+    /// Its name, at most 15 bytes.
+    pub fn name(&self) -> String {
+        let name = *self.name.lock();
+        let len = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+        String::from_utf8_lossy(&name[..len]).into_owned()
+    }
+
+    /// Sets its name; what is beyond 15 bytes is cut off.
+    pub fn set_name(&self, name: &[u8]) {
+        let mut own = [0; 16];
+        let len = name.len().min(15);
+        own[..len].copy_from_slice(&name[..len]);
+        *self.name.lock() = own;
+    }
+
+    /// CPU time used, in nanoseconds, up to the last switch.
+    pub fn cpu_time_ns(&self) -> u64 {
+        self.cpu_time_ns.load(Ordering::Relaxed)
+    }
+
+    /// When it started, in nanoseconds of monotonic time.
+    pub fn started_ns(&self) -> u64 {
+        self.started_ns
+    }
+
+    pub(super) fn add_cpu_time(&self, ns: u64) {
+        self.cpu_time_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    /// Whether it runs.
+    pub fn run_state(&self) -> RunState {
+        match self.run_state.load(Ordering::Relaxed) {
+            0 => RunState::Running,
+            1 => RunState::Runnable,
+            2 => RunState::Blocked,
+            _ => RunState::Dead,
+        }
+    }
+
+    pub(super) fn set_run_state(&self, state: RunState) {
+        self.run_state.store(state as u8, Ordering::Relaxed);
+    }
+
+    pub(super) fn context(&self) -> *mut Context {
+        self.context.get()
+    }
+
+    /// The user state of the running thread, for signal frames and exec.
+    ///
+    /// # Safety
+    /// `self` is the running thread, and no other reference to its context is alive.
+    #[allow(clippy::mut_from_ref, reason = "the context belongs to the running thread alone")]
+    pub(super) unsafe fn own_context(&self) -> &mut Context {
+        // SAFETY: the caller is the thread itself; the scheduler touches the context only in a switch.
+        unsafe { &mut *self.context.get() }
+    }
+
+    /// Makes the CPU use this thread's address space, coming from `from`.
+    pub(super) fn activate_memory(&self, from: &Self) {
+        match (&self.memory, &from.memory) {
+            (None, None) => {}
+            (None, Some(_)) => Arch::activate_user_table(None),
+            (Some(_), Some(_)) if Arc::ptr_eq(&self.process, &from.process) => {}
+            (Some(_), _) => match self.process.memory() {
+                Some(memory) => memory.activate(),
+                None => Arch::activate_user_table(None),
+            },
+        }
+    }
+
+    /// Makes it look at its signals, its process's state and its pending restart before the program goes on, and ends
+    /// an interruptible wait.
+    pub fn notify(self: &Arc<Self>) {
+        self.attention.store(true, Ordering::Release);
+        scheduler::wake(self);
+    }
+
+    /// Takes the mark set by [`Thread::notify`].
+    pub(super) fn take_attention(&self) -> bool {
+        self.attention.load(Ordering::Relaxed) && self.attention.swap(false, Ordering::Acquire)
+    }
+
+    pub(super) fn needs_attention(&self) -> bool {
+        self.attention.load(Ordering::Relaxed)
+    }
+
+    /// Whether a signal it does not block is pending.
+    pub fn signal_pending(&self) -> bool {
+        let signals = self.signals.lock();
+        let pending = signals.pending.set() | self.process.pending_signals();
+        !(pending & !signals.mask).is_empty()
+    }
+
+    /// Whether a wait must end: a signal, or the process's end.
+    pub fn must_stop_waiting(&self) -> bool {
+        self.needs_attention() && (self.process.is_exiting() || self.process.is_stopping() || self.signal_pending())
+    }
+
+    /// Remembers what a restart of the system call needs.
+    pub fn enter_syscall(&self, first_argument: u64) {
+        self.syscall_argument.store(first_argument, Ordering::Relaxed);
+    }
+
+    pub(super) fn syscall_argument(&self) -> u64 {
+        self.syscall_argument.load(Ordering::Relaxed)
+    }
+
+    /// Asks for the interrupted call to be restarted, or to fail with EINTR, once it is known which signal came.
+    pub fn request_restart(&self) {
+        self.restart.store(true, Ordering::Relaxed);
+        self.attention.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn take_restart(&self) -> bool {
+        self.restart.swap(false, Ordering::Relaxed)
+    }
+
+    /// Blocks `mask` instead of the current set until the call ends (ppoll, pselect, epoll_pwait, sigsuspend): a signal
+    /// that comes meanwhile is handled with `mask` in force, then the old set returns.
+    pub fn set_temporary_mask(&self, mask: u64) {
+        let mut signals = self.signals.lock();
+        if signals.saved_mask.is_none() {
+            signals.saved_mask = Some(signals.mask);
+        }
+        signals.mask = SignalSet::from_bits(mask).blockable();
+        // Whatever is pending and was blocked is looked at.
+        self.attention.store(true, Ordering::Relaxed);
+    }
+
+    /// The blocked set.
+    pub fn signal_mask(&self) -> u64 {
+        self.signals.lock().mask.bits()
+    }
+
+    /// Replaces the blocked set and returns the old one.
+    pub fn swap_signal_mask(&self, mask: u64) -> u64 {
+        let mut signals = self.signals.lock();
+        let old = core::mem::replace(&mut signals.mask, SignalSet::from_bits(mask).blockable());
+        self.attention.store(true, Ordering::Relaxed);
+        old.bits()
+    }
+}
+
+impl Wake for Thread {
+    fn wake(&self) {
+        // SAFETY: every Thread lives in an Arc (its constructors return nothing else), and the caller's reference
+        // keeps it alive for this borrow.
+        let thread = unsafe {
+            Arc::increment_strong_count(core::ptr::from_ref(self));
+            Arc::from_raw(core::ptr::from_ref(self))
+        };
+        scheduler::wake(&thread);
+    }
+}
+

@@ -1,0 +1,147 @@
+//! Waiting for something to happen.
+//!
+//! A [`WaitQueue`] belongs to whatever can change (a pipe, a child's exit, a terminal). Who waits registers a
+//! [`Wake`] and looks at the condition again after every wake; who changes something wakes everybody registered.
+//! Threads wait through [`wait_until`]; epoll registers itself, so that one mechanism serves read, poll and epoll.
+
+use alloc::{sync::Arc, vec::Vec};
+
+use abi::Errno;
+
+use crate::{
+    sync::IrqLock,
+    task::{scheduler, thread::Thread},
+    time::{self, TimerAction},
+};
+
+/// Something that can be told "look again". Called with interrupts masked; must not block.
+pub trait Wake: Send + Sync {
+    /// Look again.
+    fn wake(&self);
+}
+
+/// Who waits for one thing.
+pub struct WaitQueue {
+    entries: IrqLock<Entries>,
+}
+
+struct Entries {
+    next_id: u64,
+    list: Vec<(u64, Arc<dyn Wake>)>,
+}
+
+impl Default for WaitQueue {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl WaitQueue {
+    /// An empty queue.
+    pub const fn new() -> Self {
+        Self { entries: IrqLock::new(Entries { next_id: 0, list: Vec::new() }) }
+    }
+
+    /// Wakes everybody registered.
+    pub fn wake_all(&self) {
+        for (_, waker) in &self.entries.lock().list {
+            waker.wake();
+        }
+    }
+
+    fn register(&self, waker: Arc<dyn Wake>) -> u64 {
+        let mut entries = self.entries.lock();
+        entries.next_id += 1;
+        let id = entries.next_id;
+        entries.list.push((id, waker));
+        id
+    }
+
+    fn unregister(&self, id: u64) {
+        let removed = {
+            let mut entries = self.entries.lock();
+            let position = entries.list.iter().position(|(entry, _)| *entry == id);
+            position.map(|position| entries.list.swap_remove(position))
+        };
+        drop(removed);
+    }
+}
+
+/// A place in a queue; leaves it when dropped.
+pub struct Registration {
+    queue: Arc<WaitQueue>,
+    id: u64,
+}
+
+impl Registration {
+    /// Registers `waker` with `queue`.
+    pub fn new(queue: &Arc<WaitQueue>, waker: Arc<dyn Wake>) -> Self {
+        Self { queue: queue.clone(), id: queue.register(waker) }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.queue.unregister(self.id);
+    }
+}
+
+/// Why a wait ended without its condition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WaitError {
+    /// A signal is pending (or the process is being killed).
+    Interrupted,
+    /// The deadline passed.
+    TimedOut,
+}
+
+impl From<WaitError> for Errno {
+    fn from(error: WaitError) -> Self {
+        match error {
+            WaitError::Interrupted => Self::RESTART,
+            WaitError::TimedOut => Self::ETIMEDOUT,
+        }
+    }
+}
+
+/// Blocks until `condition` gives a value. It is evaluated first without blocking and again after every wake of one of
+/// `queues`; it must not block. `deadline_ns` is on the monotonic clock. Every wait ends when a signal is pending.
+pub fn wait_until<T>(
+    queues: &[&Arc<WaitQueue>],
+    deadline_ns: Option<u64>,
+    mut condition: impl FnMut() -> Option<T>,
+) -> Result<T, WaitError> {
+    if let Some(value) = condition() {
+        return Ok(value);
+    }
+    let thread = scheduler::current();
+    let _registrations: Vec<Registration> =
+        queues.iter().map(|queue| Registration::new(queue, thread.clone())).collect();
+    block_until(&thread, deadline_ns, condition)
+}
+
+/// As [`wait_until`] for a thread that has registered itself wherever it needs to.
+pub fn block_until<T>(
+    thread: &Arc<Thread>,
+    deadline_ns: Option<u64>,
+    mut condition: impl FnMut() -> Option<T>,
+) -> Result<T, WaitError> {
+    let _timer = deadline_ns.map(|deadline| time::set_timer(deadline, TimerAction::Wake(thread.clone())));
+    loop {
+        scheduler::prepare_to_block(thread);
+        let outcome = if let Some(value) = condition() {
+            Some(Ok(value))
+        } else if thread.must_stop_waiting() {
+            Some(Err(WaitError::Interrupted))
+        } else if deadline_ns.is_some_and(|deadline| time::monotonic_ns() >= deadline) {
+            Some(Err(WaitError::TimedOut))
+        } else {
+            None
+        };
+        if let Some(outcome) = outcome {
+            scheduler::cancel_block(thread);
+            return outcome;
+        }
+        scheduler::schedule();
+    }
+}

@@ -1,0 +1,73 @@
+"""Process 1: what runs when the kernel is up.
+
+Started by the kernel as ``python3 -m piton.init``. With a script handed over by the virtual machine it becomes that
+script, and the machine goes off with its status; otherwise it serves the console for ever. The kernel starts it anew
+when it ends.
+"""
+
+import faulthandler
+import json
+import os
+import sys
+from typing import NoReturn
+
+from piton.system import KERNEL, firmware_file
+
+
+def _set_up_terminal() -> None:
+    """Take over name and size of the terminal behind the serial port where the host told them."""
+    described = firmware_file("opt/piton/terminal")
+    if described is None:
+        return
+    values = dict(word.split("=", 1) for word in described.decode().split() if "=" in word)
+    if "TERM" in values:
+        os.environ["TERM"] = values["TERM"]
+    try:
+        size = int(values["LINES"]), int(values["COLUMNS"])
+    except (KeyError, ValueError):
+        return
+    import termios
+
+    termios.tcsetwinsize(0, size)
+
+
+def _run_script(source: bytes) -> NoReturn:
+    """Become the script: the same interpreter, with the script's own exit status and tracebacks."""
+    ended = os.environ.pop("PITON_LAST_END", None)
+    if ended is not None:
+        # The script ended so hard that the kernel could not take its status; it is in the environment.
+        from piton.power import poweroff
+
+        kind, number = ended.split()
+        poweroff(int(number) if kind == "status" else 128 + int(number))
+    name = firmware_file("opt/piton/script-name") or b"script.py"
+    path = os.path.join("/run", os.path.basename(name.decode()))
+    with open(path, "wb") as file:
+        file.write(source)
+    arguments = json.loads(firmware_file("opt/piton/args") or b"[]")
+    (KERNEL / "at_end").write_text("off\n")
+    os.execv(sys.executable, [sys.executable, "-X", "faulthandler", path, *arguments])
+
+
+def _report_last_end() -> None:
+    """Say why process 1 was started again."""
+    ended = os.environ.pop("PITON_LAST_END", None)
+    if ended is not None:
+        print(f"process 1 ended ({ended}) and was started again", file=sys.stderr)
+
+
+def main() -> NoReturn:
+    """Run the script that was handed over, or the console."""
+    faulthandler.enable()
+    script = firmware_file("opt/piton/script")
+    if script is not None:
+        _run_script(script)
+    _set_up_terminal()
+    _report_last_end()
+    from piton.console import serve
+
+    serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+//! The machines that reach the prompt.
+
+use board::launch::Options;
+use tests::{Guest, guest, image, raw, tree};
+
+/// Boots and shows that Python is there and works.
+fn reaches_the_prompt(name: &str, options: Options) {
+    works(Guest::boot(name, options));
+}
+
+fn works(mut guest: Guest) {
+    guest.wait_for("Python 3.", guest::BOOT);
+    guest.wait_for_prompt();
+    guest.ask("print(123457 * 8)", "987656");
+}
+
+fn cpus_and_gic(cpus: u32, gic: u32) -> Options {
+    Options {
+        cpus: Some(cpus),
+        gic: Some(gic),
+        ..Options::default()
+    }
+}
+
+fn memory(size: &str) -> Options {
+    Options {
+        memory: Some(size.into()),
+        ..Options::default()
+    }
+}
+
+#[test]
+fn one_cpu_with_gicv2() {
+    reaches_the_prompt("one_cpu_with_gicv2", cpus_and_gic(1, 2));
+}
+
+#[test]
+fn one_cpu_with_gicv3() {
+    reaches_the_prompt("one_cpu_with_gicv3", cpus_and_gic(1, 3));
+}
+
+#[test]
+fn four_cpus_with_gicv2() {
+    reaches_the_prompt("four_cpus_with_gicv2", cpus_and_gic(4, 2));
+}
+
+#[test]
+fn four_cpus_with_gicv3() {
+    reaches_the_prompt("four_cpus_with_gicv3", cpus_and_gic(4, 3));
+}
+
+#[test]
+fn memory_of_64_mib() {
+    reaches_the_prompt("memory_of_64_mib", memory("64M"));
+}
+
+#[test]
+fn memory_of_128_mib() {
+    reaches_the_prompt("memory_of_128_mib", memory("128M"));
+}
+
+#[test]
+fn memory_of_1_gib() {
+    reaches_the_prompt("memory_of_1_gib", memory("1G"));
+}
+
+#[test]
+fn memory_of_4_gib() {
+    reaches_the_prompt("memory_of_4_gib", memory("4G"));
+}
+
+#[test]
+fn other_cpu_model() {
+    reaches_the_prompt(
+        "other_cpu_model",
+        Options {
+            cpu: Some("max".into()),
+            ..Options::default()
+        },
+    );
+}
+
+#[test]
+fn entry_at_el2() {
+    let extra = vec!["-machine".into(), "virtualization=on".into()];
+    reaches_the_prompt(
+        "entry_at_el2",
+        Options {
+            extra,
+            ..Options::default()
+        },
+    );
+}
+
+#[test]
+fn entry_at_el2_with_gicv3() {
+    let extra = vec!["-machine".into(), "virtualization=on".into()];
+    reaches_the_prompt(
+        "entry_at_el2_with_gicv3",
+        Options {
+            extra,
+            gic: Some(3),
+            ..Options::default()
+        },
+    );
+}
+
+#[test]
+fn entry_at_el3() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut options = raw::options(folder.path(), &image::path(), None, raw::QEMU_TREE);
+    options
+        .extra
+        .extend(["-machine".into(), "secure=on".into()]);
+    works(Guest::start("entry_at_el3", options));
+}
+
+#[test]
+fn loaded_by_a_boot_loader() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let options = raw::options(folder.path(), &image::path(), None, raw::QEMU_TREE);
+    works(Guest::start("loaded_by_a_boot_loader", options));
+}
+
+#[test]
+fn no_clock_chip() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("no-rtc.dtb");
+    tree::dump(&file);
+    tree::remove_node(&file, "/pl031@9010000");
+    let mut guest = Guest::boot(
+        "no_clock_chip",
+        Options {
+            dtb: Some(file),
+            ..Options::default()
+        },
+    );
+    guest.wait_for_prompt();
+    guest.ask(
+        "import time; print('later', time.time() <= time.time())",
+        "later True",
+    );
+}
+
+#[test]
+fn initrd_takes_the_place_of_the_root_image() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let bare = folder.path().join("no-root.img");
+    image::write_without_root(&bare);
+    let root = folder.path().join("root.erofs");
+    image::write_root(&root);
+    let options = Options {
+        image: Some(bare),
+        initrd: Some(root),
+        ..Options::default()
+    };
+    works(Guest::start(
+        "initrd_takes_the_place_of_the_root_image",
+        options,
+    ));
+}

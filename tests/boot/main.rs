@@ -1,0 +1,6 @@
+//! Boots the image on every machine it must run on, and on what it must refuse.
+
+mod bad_input;
+mod console;
+mod machines;
+mod script;

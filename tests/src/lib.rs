@@ -1,0 +1,19 @@
+//! Boots the real image and drives it through its serial port.
+//!
+//! [`Guest`] is one booted machine: it is sent text, waited on for text, and ends with an exit status; [`screen`] takes
+//! the control sequences out of what it writes. [`script`] runs a Python file through the `board` program as a user
+//! does. For the tests of bad input [`image`] makes broken boot images, [`tree`] changes device trees and [`raw`]
+//! enters the image as a boot loader may.
+//!
+//! Failures panic with the end of the guest's output; the whole of it is left in `build/test-logs/NAME.log`.
+
+#![forbid(unsafe_code)]
+
+pub mod guest;
+pub mod image;
+pub mod raw;
+pub mod screen;
+pub mod script;
+pub mod tree;
+
+pub use guest::Guest;

@@ -1,0 +1,92 @@
+"""Runs the programs named as arguments, or all, each in a process of its own.
+
+Every line of a program is printed behind its name and `| `, so that other lines on the console do not matter; `= `
+behind the name ends it, with how it ended. Nothing is judged here.
+"""
+
+import os
+import pkgutil
+import select
+import shutil
+import signal
+import sys
+import time
+
+import programs
+
+# Many times what the slowest program takes under emulation.
+LIMIT = 120.0
+
+
+def child(name, output):
+    """Makes a process that is alike everywhere: its own session, folder, masks and descriptors."""
+    os.setsid()
+    folder = f"/tmp/syscall-{name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    os.mkdir(folder, 0o755)
+    os.chdir(folder)
+    os.umask(0o022)
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.closerange(3, 64)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    status = 1
+    try:
+        __import__(f"programs.{name}")
+        status = 0
+    except SystemExit as end:
+        status = end.code or 0
+    except BaseException as error:
+        import traceback
+
+        print(f"{type(error).__name__}: {error}", flush=True)
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def run(name):
+    """Starts a program and prints its lines as they come."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        child(name, writer)
+    os.close(writer)
+    deadline = time.monotonic() + LIMIT
+    rest = b""
+    ended = None
+    while True:
+        left = max(0.0, deadline - time.monotonic())
+        ready = select.select([reader], [], [], left)[0]
+        if not ready:
+            os.kill(pid, signal.SIGKILL)
+            ended = f"stopped after {LIMIT:.0f} s"
+            break
+        piece = os.read(reader, 65536)
+        if not piece:
+            break
+        *lines, rest = (rest + piece).split(b"\n")
+        show(name, lines)
+    if rest:
+        show(name, [rest])
+    os.close(reader)
+    status = os.waitpid(pid, 0)[1]
+    if ended is None:
+        ended = f"exit {os.waitstatus_to_exitcode(status)}"
+    print(f"{name}= {ended}", flush=True)
+
+
+def show(name, lines):
+    for line in lines:
+        sys.stdout.write(f"{name}| {line.decode(errors='backslashreplace')}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    every = sorted(module.name for module in pkgutil.iter_modules(programs.__path__))
+    for name in sys.argv[1:] or every:
+        run(name)
