@@ -117,7 +117,8 @@ pub struct Request {
 }
 
 impl Request {
-    fn cache(&self) -> PathBuf {
+    /// Directory of what is kept between runs.
+    pub fn cache(&self) -> PathBuf {
         self.root.join("build/cache/rootfs")
     }
 
@@ -138,7 +139,8 @@ impl Request {
             .join(format!("tree-{}-{}", self.flavour(), self.variant.name))
     }
 
-    fn choices(&self) -> Result<Vec<Choice>, Error> {
+    /// The suites to take packages from, by preference.
+    pub fn choices(&self) -> Result<Vec<Choice>, Error> {
         let chosen: Vec<Choice> = CHOICES
             .iter()
             .filter(|choice| {

@@ -13,6 +13,7 @@ mod check;
 mod elf;
 mod erofs;
 mod error;
+mod fetch;
 mod glob;
 mod image;
 mod ldcache;
@@ -53,6 +54,10 @@ fn execute(arguments: &[String]) -> Result<(), Error> {
             image::build(&request)?;
             check::check(&request.tree(), request.arch, request.variant.tests)
         }
+        "fetch" => {
+            println!("{}", fetch::fetch(&parse_fetch(options)?)?);
+            Ok(())
+        }
         "needs" => {
             needs::apt_packages()
                 .iter()
@@ -72,6 +77,8 @@ fn help() -> String {
         "usage: cargo run -p cpython -- COMMAND [OPTIONS]\n\n\
          build    build the root image (nothing is done when it is up to date)\n\
          check    build, then import every module of the tree under the target's Python\n\
+         fetch    PACKAGE --file PATTERN --out FILE: take one file out of a Debian package (or of one that the\n\
+         \x20        package depends on in its own version) and print where it came from\n\
          needs    print the Debian packages the build needs, one per line\n\n\
          --arch NAME       arm64 (default) or amd64\n\
          --variant NAME    one of the variants below\n\
@@ -118,6 +125,38 @@ fn parse(options: &[String]) -> Result<Request, Error> {
         suite,
         refresh,
         report,
+    })
+}
+
+/// The options of `fetch`, the package first.
+fn parse_fetch(options: &[String]) -> Result<fetch::Request, Error> {
+    let missing = |what: &str| Error::Usage(format!("`fetch` needs {what}"));
+    let (package, options) = options
+        .split_first()
+        .filter(|(package, _)| !package.starts_with('-'))
+        .ok_or_else(|| missing("the name of a package"))?;
+    let mut pattern = None;
+    let mut others = Vec::new();
+    let mut rest = options.iter();
+    while let Some(option) = rest.next() {
+        if option == "--file" {
+            pattern = rest.next().cloned();
+        } else {
+            others.push(option.clone());
+        }
+    }
+    if !others.iter().any(|option| option == "--out") {
+        return Err(missing("--out FILE"));
+    }
+    let request = parse(&others)?;
+    Ok(fetch::Request {
+        cache: request.cache(),
+        arch: request.arch,
+        package: package.clone(),
+        pattern: pattern.ok_or_else(|| missing("--file PATTERN"))?,
+        choices: request.choices()?,
+        out: request.out,
+        refresh: request.refresh,
     })
 }
 
@@ -176,6 +215,21 @@ mod tests {
         assert!(matches!(parse(&words("--arch")), Err(Error::Usage(_))));
         assert!(matches!(parse(&words("--fast")), Err(Error::Usage(_))));
         assert!(matches!(execute(&words("bake")), Err(Error::Usage(_))));
+    }
+
+    #[test]
+    fn fetch_wants_a_package_a_pattern_and_a_place() {
+        let request = parse_fetch(&words("thing --file usr/** --out x --arch arm64")).unwrap();
+        assert_eq!(
+            (request.package.as_str(), request.pattern.as_str()),
+            ("thing", "usr/**")
+        );
+        for incomplete in ["", "--out x --file y", "thing --out x", "thing --file y"] {
+            assert!(
+                matches!(parse_fetch(&words(incomplete)), Err(Error::Usage(_))),
+                "{incomplete}"
+            );
+        }
     }
 
     #[test]

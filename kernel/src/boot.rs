@@ -19,8 +19,8 @@ use crate::{
 static TREE: Once<Tree<'static>> = Once::new();
 static COMMAND_LINE: Once<String> = Once::new();
 
-/// The least memory that a root image and CPython beside it can run in: what is free once the kernel is up, in pages.
-const LEAST_FREE_PAGES: usize = 1024;
+/// What CPython needs to reach its prompt, beside kernel and root image: 10 MiB, in pages.
+const LEAST_FREE_PAGES: usize = 2560;
 
 /// The checked device tree.
 pub fn tree() -> Option<&'static Tree<'static>> {
@@ -81,11 +81,13 @@ fn start(info: &BootInfo) -> Result<(), String> {
     }
     let stats = frames::stats();
     if stats.free < LEAST_FREE_PAGES {
-        return Err(format!("not enough memory: {} KiB free beside kernel and root image", stats.free * 4));
+        return Err(format!("not enough memory: {} KiB free beside kernel and root image, {} KiB needed",
+            stats.free * 4,
+            LEAST_FREE_PAGES * 4));
     }
     // SAFETY: in RAM, mapped read-only with all of memory, kept from the allocator, never written.
     let root_image = unsafe { core::slice::from_raw_parts(frames::linear(root_phys), root_len as usize) };
-    let root = fs::init::init(root_image, root_phys)?;
+    let root = fs::init::init(root_image, root_phys).map_err(|error| format!("root image: {error}"))?;
     fs::sysfs::add_device_tree(tree);
     add_control_files();
 

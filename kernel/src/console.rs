@@ -102,6 +102,8 @@ pub fn init_terminal() -> bool {
     fs::devfs::add_device("ttyAMA0", fs::tty::TtyInode::serial(devices, tty, 0));
     fs::devfs::add_device("tty", fs::tty::TtyAlias::new(devices));
     uart.enable_receive_interrupt();
+    // What was typed before now.
+    uart_interrupt(&*uart);
     true
 }
 

@@ -4,12 +4,12 @@ use alloc::{string::String, sync::Arc, vec::Vec};
 
 use dtb::{Node, Tree};
 use hal::{
-    ConfigStore, DeviceNode, DmaMemory, Driver, IrqChip, IrqHandler, IrqSpecifier, Mmio, PAGE_SIZE, PhysAddr,
+    Arch as _, ConfigStore, DeviceNode, DmaMemory, Driver, IrqChip, IrqHandler, IrqSpecifier, Mmio, PAGE_SIZE, PhysAddr,
     PhysRange, Platform, PlatformError, ProbeError, Rng, Rtc, Timer, Uart,
 };
 
 use crate::{
-    arch, console, fs, irq,
+    arch::{self, Arch}, console, fs, irq,
     mm::{frames, kernel_space},
     rng, time,
 };
@@ -120,6 +120,10 @@ impl Platform for KernelPlatform {
     ) -> Result<(), ProbeError> {
         let specifier = node.interrupt(index).ok_or(ProbeError::BadNode("interrupts"))?;
         irq::request(node.path(), &specifier, handler)
+    }
+
+    fn secure_write(&self, address: PhysAddr, value: u32) -> bool {
+        Arch::secure_write(address, value)
     }
 
     fn now_ns(&self) -> u64 {

@@ -5,7 +5,10 @@ import os
 import signal
 import sys
 import types
-from typing import NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 BANNER = 'Type "help", "copyright", "credits" or "license" for more information; "piton" is the machine.'
 
@@ -33,7 +36,7 @@ def _interact(main: types.ModuleType) -> None:
         code.interact(banner="", local=main.__dict__, exitmsg="")
 
 
-def serve() -> NoReturn:
+def serve() -> "NoReturn":
     """Serve sessions on the console for ever.
 
     ``exit()``, Ctrl-D and SystemExit end a session; the next one starts with an empty namespace. The modules that were

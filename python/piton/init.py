@@ -6,12 +6,14 @@ when it ends.
 """
 
 import faulthandler
-import json
 import os
 import sys
-from typing import NoReturn
 
-from piton.system import KERNEL, firmware_file
+from piton.system import firmware_file, write_control
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 def _set_up_terminal() -> None:
@@ -31,7 +33,16 @@ def _set_up_terminal() -> None:
     termios.tcsetwinsize(0, size)
 
 
-def _run_script(source: bytes) -> NoReturn:
+def _turn_echo_off() -> None:
+    """Stop the console from repeating its input."""
+    import termios
+
+    attributes = termios.tcgetattr(0)
+    attributes[3] &= ~termios.ECHO
+    termios.tcsetattr(0, termios.TCSANOW, attributes)
+
+
+def _run_script(source: bytes) -> "NoReturn":
     """Become the script: the same interpreter, with the script's own exit status and tracebacks."""
     ended = os.environ.pop("PITON_LAST_END", None)
     if ended is not None:
@@ -40,12 +51,18 @@ def _run_script(source: bytes) -> NoReturn:
 
         kind, number = ended.split()
         poweroff(int(number) if kind == "status" else 128 + int(number))
+    import json
+
+    if firmware_file("opt/piton/terminal") is None:
+        # The host collects the output: no colours, no cursor movement, no echo of what it sends.
+        os.environ["TERM"] = "dumb"
+        _turn_echo_off()
     name = firmware_file("opt/piton/script-name") or b"script.py"
     path = os.path.join("/run", os.path.basename(name.decode()))
     with open(path, "wb") as file:
         file.write(source)
     arguments = json.loads(firmware_file("opt/piton/args") or b"[]")
-    (KERNEL / "at_end").write_text("off\n")
+    write_control("at_end", "off\n")
     os.execv(sys.executable, [sys.executable, "-X", "faulthandler", path, *arguments])
 
 
@@ -56,7 +73,7 @@ def _report_last_end() -> None:
         print(f"process 1 ended ({ended}) and was started again", file=sys.stderr)
 
 
-def main() -> NoReturn:
+def main() -> "NoReturn":
     """Run the script that was handed over, or the console."""
     faulthandler.enable()
     script = firmware_file("opt/piton/script")

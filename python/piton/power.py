@@ -2,14 +2,18 @@
 
 import os
 import sys
-import termios
-from typing import NoReturn
 
-from piton.system import KERNEL
+from piton.system import write_control
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 def _drain() -> None:
     """Let everything written so far reach the console before the machine goes."""
+    import termios
+
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -19,7 +23,7 @@ def _drain() -> None:
     os.sync()
 
 
-def poweroff(status: int = 0) -> NoReturn:
+def poweroff(status: int = 0) -> "NoReturn":
     """Switch the machine off.
 
     *status* (0 to 255) becomes the exit status of the virtual machine where there is one.
@@ -29,12 +33,12 @@ def poweroff(status: int = 0) -> NoReturn:
     if not 0 <= status <= 255:
         raise ValueError(f"status must be 0 to 255, not {status}")
     _drain()
-    (KERNEL / "power").write_text(f"off {status}\n")
+    write_control("power", f"off {status}\n")
     raise OSError("the machine did not switch off")
 
 
-def reboot() -> NoReturn:
+def reboot() -> "NoReturn":
     """Reset the machine; it starts again from power-on."""
     _drain()
-    (KERNEL / "power").write_text("reset\n")
+    write_control("power", "reset\n")
     raise OSError("the machine did not reset")

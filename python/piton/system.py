@@ -1,20 +1,36 @@
-"""Where the kernel's own files are, and the simplest of them."""
+"""Where the kernel's own files are, and the simplest of them.
 
-from pathlib import Path
+Part of every start, so it imports nothing.
+"""
 
-#: The kernel's files, as /sys/kernel/piton offers them.
-KERNEL = Path("/sys/kernel/piton")
+#: The folder of the kernel's files.
+KERNEL = "/sys/kernel/piton"
+
+
+def read_control(name: str) -> str:
+    """Return the text of the kernel's file *name*."""
+    with open(f"{KERNEL}/{name}", errors="replace") as file:
+        return file.read()
+
+
+def write_control(name: str, text: str) -> None:
+    """Hand *text* to the kernel's file *name*.
+
+    :raises OSError: the kernel refused it.
+    """
+    with open(f"{KERNEL}/{name}", "w") as file:
+        file.write(text)
 
 
 def log() -> str:
     """Return the kernel's log: lines of ``[seconds since start] text``, oldest first."""
-    return (KERNEL / "log").read_text(errors="replace")
+    return read_control("log")
 
 
 def firmware_file(name: str) -> bytes | None:
     """Return the blob *name* that the virtual machine handed over (QEMU's ``-fw_cfg``), or None without one."""
-    path = Path("/sys/firmware/qemu_fw_cfg/by_name") / name / "raw"
     try:
-        return path.read_bytes()
+        with open(f"/sys/firmware/qemu_fw_cfg/by_name/{name}/raw", "rb") as file:
+            return file.read()
     except FileNotFoundError:
         return None

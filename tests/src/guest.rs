@@ -24,7 +24,7 @@ pub const BOOT: Duration = Duration::from_secs(90);
 /// How long an answer at the prompt may take.
 pub const ANSWER: Duration = Duration::from_secs(30);
 /// The prompt.
-pub const PROMPT: &str = ">>> ";
+pub const PROMPT: &str = "\n>>> ";
 
 /// How much of the output a failure shows, in bytes.
 const TAIL: usize = 3000;

@@ -86,7 +86,7 @@ class Named:
         return self.name
 
     def __eq__(self, other):
-        return repr(other) == self.name
+        return str(other) == self.name
 
 
 def _errno(error):

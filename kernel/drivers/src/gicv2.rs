@@ -11,7 +11,7 @@
 
 use alloc::sync::Arc;
 
-use hal::{DeviceNode, Driver, Irq, IrqChip, IrqError, Mmio, Platform, ProbeError};
+use hal::{DeviceNode, Driver, Irq, IrqChip, IrqError, Mmio, PhysAddr, PhysRange, Platform, ProbeError};
 use spin::Mutex;
 use tock_registers::{
     interfaces::{Readable, Writeable},
@@ -240,11 +240,32 @@ impl IrqChip for GicV2 {
 fn probe(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), ProbeError> {
     let distributor = map_reg(node, platform, 0)?;
     let cpu_interface = map_reg(node, platform, 1)?;
+    if secure_set_up(node, platform) {
+        log::info!("{}: interrupts moved to the non-secure group", node.path());
+    }
     // SAFETY: The tree says that these are a GICv2's registers, and one driver is probed for each node.
     let gic = Arc::new(unsafe { GicV2::new(distributor, cpu_interface)? });
     log::info!("{}: GICv2, {} interrupts", node.path(), gic.nr_irqs());
     platform.add_irq_chip(node, gic);
     Ok(())
+}
+
+/// Hands all interrupts to the non-secure world (ARM IHI 0048B.b, 4.3.4 and 4.4.2), where no firmware has and the
+/// kernel can. Says whether it did.
+fn secure_set_up(node: &dyn DeviceNode, platform: &'static dyn Platform) -> bool {
+    const GICD_CTLR: u64 = 0x000;
+    const GICD_IGROUPR: u64 = 0x080;
+    const GICC_CTLR: u64 = 0x000;
+    const GICC_PMR: u64 = 0x004;
+    const BOTH_GROUPS: u32 = 0b11;
+    let (Some(distributor), Some(cpu_interface)) = (node.reg(0), node.reg(1)) else { return false };
+    let write = |block: PhysRange, offset: u64, value: u32| {
+        platform.secure_write(PhysAddr::new(block.start.get() + offset), value)
+    };
+    (0..32).all(|word| write(distributor, GICD_IGROUPR + 4 * word, ALL))
+        && write(distributor, GICD_CTLR, BOTH_GROUPS)
+        && write(cpu_interface, GICC_PMR, 0xff)
+        && write(cpu_interface, GICC_CTLR, BOTH_GROUPS)
 }
 
 /// GICv2 and the compatible controllers before it.

@@ -350,9 +350,16 @@ fn redistributors(
     Ok(found)
 }
 
+/// Bit 6 of GICD_CTLR: disable security.
+const GICD_CTLR_DS: u32 = 1 << 6;
+
 fn probe(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), ProbeError> {
     let distributor = map_reg(node, platform, 0)?;
     let redistributors = redistributors(node, platform)?;
+    if let Some(registers) = node.reg(0) {
+        // GICD_CTLR.DS (ARM IHI 0069H, 12.9.4): one security state for all, where the secure world is the kernel's own.
+        platform.secure_write(registers.start, GICD_CTLR_DS);
+    }
     // SAFETY: The tree says that this is the distributor of those redistributors, and one driver is probed for each
     // node.
     let gic = Arc::new(unsafe { GicV3::new(distributor, redistributors)? });

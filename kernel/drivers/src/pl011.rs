@@ -7,7 +7,7 @@
 //! Reference: PrimeCell UART (PL011) Technical Reference Manual, ARM DDI 0183G ("TRM"); Server Base System
 //! Architecture, ARM DEN0029, appendix B ("SBSA").
 
-use alloc::sync::Arc;
+use alloc::{collections::VecDeque, sync::Arc};
 use core::hint::spin_loop;
 
 use hal::{DeviceNode, Driver, IrqHandler, Mmio, Platform, ProbeError, Uart};
@@ -98,6 +98,8 @@ pub struct Pl011 {
     registers: Registers<Pl011Registers>,
     /// Held while one burst goes into the transmit FIFO, which counts on being its only writer.
     transmit: Mutex<()>,
+    /// What was received before the FIFO was turned on, which empties it; first byte first.
+    early: Mutex<VecDeque<u8>>,
 }
 
 impl Pl011 {
@@ -113,6 +115,7 @@ impl Pl011 {
         let uart = Self {
             registers,
             transmit: Mutex::new(()),
+            early: Mutex::new(VecDeque::new()),
         };
         uart.registers.imsc.set(0);
         if !is_sbsa {
@@ -127,6 +130,10 @@ impl Pl011 {
     fn set_frame(&self) {
         let registers = &self.registers;
         self.wait(|| !registers.fr.is_set(FR::BUSY));
+        // A port that is off and has received all the same is a model without the enable bit (QEMU's), which takes the
+        // next byte from its input the moment there is room. Turning the FIFO on empties it and would lose that byte,
+        // so it stays off; such a model loses nothing for lack of a FIFO.
+        let keep_fifo_off = !registers.cr.is_set(CR::UARTEN) && !registers.fr.is_set(FR::RXFE);
         // The modem lines stay as they are.
         let lines = registers.cr.get()
             & (CR::DTR::SET + CR::RTS::SET + CR::RTSEN::SET + CR::CTSEN::SET).value;
@@ -135,11 +142,30 @@ impl Pl011 {
         registers
             .ifls
             .write(IFLS::RXIFLSEL::Half + IFLS::TXIFLSEL::Half);
+        if !keep_fifo_off {
+            self.early.lock().extend((0..FIFO_DEPTH).map_while(|_| self.receive()));
+        }
         // A write to LCR_H also latches the divisor, which stays what it was (TRM 3.3.6).
-        registers.lcr_h.write(LCR_H::WLEN::Bits8 + LCR_H::FEN::SET);
+        let fifo = if keep_fifo_off { LCR_H::FEN::CLEAR } else { LCR_H::FEN::SET };
+        registers.lcr_h.write(LCR_H::WLEN::Bits8 + fifo);
         registers
             .cr
             .set(lines | (CR::UARTEN::SET + CR::TXE::SET + CR::RXE::SET).value);
+    }
+
+    /// The next byte from the FIFO.
+    fn receive(&self) -> Option<u8> {
+        while !self.registers.fr.is_set(FR::RXFE) {
+            let data = self.registers.dr.extract();
+            if data.is_set(DR::BE) {
+                return Some(0);
+            }
+            // An overrun (OE) lost a later byte; this one is good.
+            if !data.is_set(DR::FE) && !data.is_set(DR::PE) {
+                return Some(data.read(DR::DATA) as u8);
+            }
+        }
+        None
     }
 
     /// Polls until the condition holds; gives up on a port that is stuck rather than hang the machine.
@@ -188,19 +214,8 @@ impl Uart for Pl011 {
     }
 
     fn read_byte(&self) -> Option<u8> {
-        while !self.registers.fr.is_set(FR::RXFE) {
-            let data = self.registers.dr.extract();
-            if data.is_set(DR::BE) {
-                return Some(0);
-            }
-            // An overrun (OE) lost a later byte; this one is good.
-            if !data.is_set(DR::FE) && !data.is_set(DR::PE) {
-                return Some(data.read(DR::DATA) as u8);
-            }
-        }
-        None
+        self.early.lock().pop_front().or_else(|| self.receive())
     }
-
     fn acknowledge_interrupt(&self) {
         self.registers.icr.write(INTERRUPT::ALL.val(0x7ff));
     }

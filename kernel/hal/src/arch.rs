@@ -234,6 +234,9 @@ pub trait Arch: 'static {
     /// Writes dirty lines of `range` back to memory and drops them, for memory about to be used uncached.
     fn clean_and_invalidate(range: core::ops::Range<usize>);
 
+    /// Writes a register of the secure world; see `Platform::secure_write`.
+    fn secure_write(address: PhysAddr, value: u32) -> bool;
+
     /// Leaves the machine if any way is known; returns when none worked.
     fn power(action: PowerAction);
     /// Writes to a debugger's console if one listens (semihosting); for failures before any console is known.

@@ -46,7 +46,7 @@ impl fmt::Display for IrqError {
     }
 }
 
-/// An interrupt controller that the CPUs take interrupts from.
+/// An interrupt controller that the CPUs take interrupts from. Every method is called with interrupts masked.
 pub trait IrqChip: Send + Sync {
     /// Decodes the cells of an `interrupts` entry that names this controller.
     fn translate(&self, cells: &[u32]) -> Result<Irq, IrqError>;

@@ -68,6 +68,13 @@ pub trait Platform: Sync {
         handler: Arc<dyn IrqHandler>,
     ) -> Result<(), ProbeError>;
 
+    /// Writes a register of the secure world. `false`, and nothing done, where that belongs to other firmware; `true`
+    /// where the kernel was entered at the highest privilege level and nobody else set the secure world up.
+    fn secure_write(&self, address: PhysAddr, value: u32) -> bool {
+        let _ = (address, value);
+        false
+    }
+
     /// Monotonic time since boot, in nanoseconds; 0 before there is a timer.
     fn now_ns(&self) -> u64;
 

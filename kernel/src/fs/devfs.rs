@@ -8,8 +8,7 @@ use alloc::sync::Arc;
 use abi::{Errno, Result};
 
 use super::{
-    FileKind, FileOps, FileSystemStatus, Inode, Metadata, OpenFile, OpenFlags, ReadBuffer,
-    WriteBuffer,
+    FileKind, FileOps, FileSystemStatus, Inode, Metadata, OpenFile, OpenFlags, ReadBuffer, WriteBuffer,
     virtual_files::{VirtualDirectory, VirtualFs, device_number, next_device, next_inode},
 };
 use crate::{

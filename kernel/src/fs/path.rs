@@ -292,17 +292,13 @@ pub fn walk(start: &Path, root: &Path, path: &[u8], last: Last, restrict: u32) -
                     }
                     found => found?,
                 };
-                let next = at.with_dentry(dentry).cross();
-                if crossing(&at, &next) {
-                    return Err(Errno::EXDEV);
-                }
                 let follow = !is_last || trailing_slash || matches!(last, Last::Follow | Last::CreateFollow);
-                if next.kind() == FileKind::Symlink && follow {
+                if dentry.kind() == FileKind::Symlink && follow {
                     links += 1;
                     if links > MAX_LINKS || restrict & linux::RESOLVE_NO_SYMLINKS != 0 {
                         return Err(Errno::ELOOP);
                     }
-                    match next.inode().follow_magic_link() {
+                    match dentry.inode().follow_magic_link() {
                         Some(target) => {
                             if restrict & linux::RESOLVE_NO_MAGICLINKS != 0 {
                                 return Err(Errno::ELOOP);
@@ -317,7 +313,7 @@ pub fn walk(start: &Path, root: &Path, path: &[u8], last: Last, restrict: u32) -
                             target
                         }
                         None => {
-                            let bytes = next.inode().read_link()?;
+                            let bytes = dentry.inode().read_link()?;
                             match bytes.first() {
                                 None => return Err(Errno::ENOENT),
                                 Some(b'/') => {
@@ -333,8 +329,15 @@ pub fn walk(start: &Path, root: &Path, path: &[u8], last: Last, restrict: u32) -
                             continue;
                         }
                     }
+                } else if let Some(mount) = dentry.mounted() {
+                    let top = Path::root_of(&mount).cross();
+                    if crossing(&at, &top) {
+                        return Err(Errno::EXDEV);
+                    }
+                    top
                 } else {
-                    next
+                    at.dentry = dentry;
+                    at
                 }
             }
         };

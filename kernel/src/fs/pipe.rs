@@ -3,8 +3,10 @@
 //! A [`Pipe`] is a queue of chunks of at most a page, each owned by an `Arc`: a reader takes its bytes by moving the
 //! start of a chunk under the lock and copies them to the program afterwards, so that no lock is held over a user
 //! copy, bytes keep their order among several readers, and large writes are not copied twice. Small writes join the
-//! last chunk, so one-byte traffic allocates nothing once a page is there. [`PipeEnd`] is what a descriptor refers
-//! to; dropping it closes that end.
+//! last chunk where they fit whole, so one-byte traffic allocates nothing once a page is there. As on Linux a pipe's
+//! capacity counts pages, however full: that bounds its memory and makes any write of a page atomic.
+//!
+//! [`PipeEnd`] is what a descriptor refers to; dropping it closes that end.
 
 use alloc::{collections::VecDeque, format, string::String, sync::Arc, vec::Vec};
 
@@ -28,12 +30,11 @@ use crate::{
 
 /// `st_dev` of pipes, an anonymous device number.
 const PIPE_DEVICE: u64 = 12;
-/// Bytes a pipe holds unless told otherwise.
-const DEFAULT_CAPACITY: usize = 16 * PAGE_SIZE;
+/// Pages a pipe holds unless told otherwise.
+const DEFAULT_PAGES: usize = 16;
 /// The most fcntl(2) `F_SETPIPE_SZ` gives (/proc/sys/fs/pipe-max-size).
 const MAX_CAPACITY: usize = 1 << 20;
-/// Writes up to this many bytes are atomic.
-const ATOMIC: usize = linux::PIPE_BUF as usize;
+const _: () = assert!(linux::PIPE_BUF as usize == PAGE_SIZE);
 /// Transfers up to this many bytes go through the stack.
 const SMALL: usize = 256;
 
@@ -44,15 +45,6 @@ struct Chunk {
     end: usize,
     /// One write of a pipe in packet mode (pipe2(2), `O_DIRECT`): never joined, never read in parts.
     packet: bool,
-}
-
-/// How a write behaves.
-#[derive(Clone, Copy)]
-struct Writing {
-    nonblocking: bool,
-    packet: bool,
-    /// All of a page or nothing.
-    atomic: bool,
 }
 
 /// The queue between the two ends.
@@ -68,7 +60,8 @@ struct State {
     chunks: VecDeque<Chunk>,
     /// Bytes in `chunks`.
     len: usize,
-    capacity: usize,
+    /// The most there may be in `chunks`.
+    max_chunks: usize,
     /// An empty page, kept for the next small write.
     spare: Option<Arc<Vec<u8>>>,
     readers: u32,
@@ -76,25 +69,22 @@ struct State {
     /// How often an end was opened, for FIFOs: an open waits for the other count to move.
     reader_opens: u64,
     writer_opens: u64,
-    /// Writers that sleep and may fit in before the pipe is writable for poll.
-    waiting_writers: u32,
 }
 
 impl State {
-    const fn room(&self) -> usize {
-        self.capacity.saturating_sub(self.len)
+    /// Whether a write of a page finds room; what poll reports.
+    fn writable(&self) -> bool {
+        self.chunks.len() < self.max_chunks
     }
 
-    /// Whether poll reports room: an atomic write would not block.
-    const fn writable(&self) -> bool {
-        self.room() >= ATOMIC
-    }
-
-    /// Joins `bytes` to the last chunk where they fit, else starts a new one. The caller has checked the room.
-    fn append(&mut self, bytes: &[u8], packet: bool) -> Result<()> {
+    /// Appends at most a page: to the last chunk where it fits there, else as a new one. `false` where there is no room
+    /// for one.
+    fn append(&mut self, bytes: &[u8], packet: bool) -> Result<bool> {
         if !packet && self.append_to_last(bytes) {
-            self.len += bytes.len();
-            return Ok(());
+            return Ok(true);
+        }
+        if !self.writable() {
+            return Ok(false);
         }
         let mut page = match self.spare.take() {
             Some(page) => page,
@@ -105,7 +95,7 @@ impl State {
             None => return Err(Errno::ENOMEM),
         }
         self.push(Chunk { bytes: page, start: 0, end: bytes.len(), packet });
-        Ok(())
+        Ok(true)
     }
 
     fn append_to_last(&mut self, bytes: &[u8]) -> bool {
@@ -116,6 +106,7 @@ impl State {
             None => return false,
         }
         last.end = end;
+        self.len += bytes.len();
         true
     }
 
@@ -198,13 +189,12 @@ impl Pipe {
             state: IrqLock::new(State {
                 chunks: VecDeque::new(),
                 len: 0,
-                capacity: DEFAULT_CAPACITY,
+                max_chunks: DEFAULT_PAGES,
                 spare: None,
                 readers: 0,
                 writers: 0,
                 reader_opens: 0,
                 writer_opens: 0,
-                waiting_writers: 0,
             }),
             readable: Arc::new(WaitQueue::new()),
             writable: Arc::new(WaitQueue::new()),
@@ -222,13 +212,18 @@ impl Pipe {
                 let mut state = self.state.lock();
                 let was_writable = state.writable();
                 let taken = state.read_small(room);
-                (taken > 0).then(|| (taken, !was_writable || state.waiting_writers > 0))
+                (taken > 0).then(|| (taken, !was_writable && state.writable()))
             };
             let Some((taken, wake)) = taken else { return Ok(0) };
             if wake {
                 self.writable.wake_all();
             }
-            return buffer.put(small.get(..taken).unwrap_or_default());
+            let copied = buffer.put(small.get(..taken).unwrap_or_default());
+            let rest = small.get(*copied.as_ref().unwrap_or(&0)..taken).unwrap_or_default();
+            if !rest.is_empty() {
+                self.give_back(rest)?;
+            }
+            return copied;
         }
         let mut done = 0;
         let mut result = Ok(());
@@ -238,7 +233,7 @@ impl Pipe {
                 let mut state = self.state.lock();
                 let was_writable = state.writable();
                 let claimed = state.claim(buffer.remaining());
-                wake |= claimed.is_some() && (!was_writable || state.waiting_writers > 0);
+                wake |= !was_writable && state.writable();
                 claimed
             };
             let Some(mut chunk) = claimed else { break };
@@ -273,6 +268,19 @@ impl Pipe {
         if done > 0 { Ok(done) } else { result.map(|()| 0) }
     }
 
+    /// Puts bytes back that a fault kept from being copied to the program.
+    fn give_back(&self, bytes: &[u8]) -> Result<()> {
+        let mut page = new_page()?;
+        if let Some(room) = page.get_mut(..bytes.len()) {
+            room.copy_from_slice(bytes);
+        }
+        let chunk = Chunk { bytes: Arc::new(page), start: 0, end: bytes.len(), packet: false };
+        let mut state = self.state.lock();
+        state.len += bytes.len();
+        state.chunks.push_front(chunk);
+        Ok(())
+    }
+
     fn read(&self, nonblocking: bool, buffer: &mut ReadBuffer<'_>) -> Result<usize> {
         if buffer.remaining() == 0 {
             return Ok(0);
@@ -302,60 +310,30 @@ impl Pipe {
         }
     }
 
-    /// Appends all of `bytes`, at most a page, once there is room for them.
-    fn write_small(&self, bytes: &[u8], nonblocking: bool, packet: bool) -> Result<()> {
+    /// Does `append` under the lock, once there are readers and whenever it answers `false` again after a reader has
+    /// made room.
+    fn write_with(&self, nonblocking: bool, mut append: impl FnMut(&mut State) -> Result<bool>) -> Result<()> {
         loop {
-            {
+            let readers = {
                 let mut state = self.state.lock();
-                if state.readers == 0 {
-                    drop(state);
-                    return Err(broken_pipe());
-                }
-                if state.room() >= bytes.len() {
-                    state.append(bytes, packet)?;
+                if state.readers > 0 && append(&mut state)? {
                     break;
                 }
+                state.readers
+            };
+            if readers == 0 {
+                return Err(broken_pipe());
             }
-            self.wait_for_room(bytes.len(), nonblocking)?;
+            if nonblocking {
+                return Err(Errno::EAGAIN);
+            }
+            wait_until(&[&self.writable], None, || {
+                let state = self.state.lock();
+                (state.readers == 0 || state.writable()).then_some(())
+            })?;
         }
         self.readable.wake_all();
         Ok(())
-    }
-
-    fn wait_for_room(&self, wanted: usize, nonblocking: bool) -> Result<()> {
-        if nonblocking {
-            return Err(Errno::EAGAIN);
-        }
-        self.state.lock().waiting_writers += 1;
-        let waited = wait_until(&[&self.writable], None, || {
-            let state = self.state.lock();
-            (state.readers == 0 || state.room() >= wanted).then_some(())
-        });
-        self.state.lock().waiting_writers -= 1;
-        Ok(waited?)
-    }
-
-    /// Appends the first `len` bytes of `page` as a chunk of their own once there is room for them; answers `len`.
-    /// Where `atomic` does not forbid it, a non-blocking writer appends what there is room for.
-    fn write_page(&self, page: Vec<u8>, len: usize, Writing { nonblocking, packet, atomic }: Writing) -> Result<usize> {
-        loop {
-            {
-                let mut state = self.state.lock();
-                if state.readers == 0 {
-                    drop(state);
-                    return Err(broken_pipe());
-                }
-                let room = state.room();
-                if room >= len || nonblocking && !atomic && room > 0 {
-                    let end = len.min(room);
-                    state.push(Chunk { bytes: Arc::new(page), start: 0, end, packet });
-                    drop(state);
-                    self.readable.wake_all();
-                    return Ok(end);
-                }
-            }
-            self.wait_for_room(len, nonblocking)?;
-        }
     }
 
     fn write(&self, nonblocking: bool, packet: bool, buffer: &mut WriteBuffer<'_>) -> Result<usize> {
@@ -366,30 +344,50 @@ impl Pipe {
         if wanted <= SMALL {
             let mut small = [0; SMALL];
             let taken = buffer.take(&mut small)?;
-            self.write_small(small.get(..taken).unwrap_or_default(), nonblocking, packet)?;
+            let bytes = small.get(..taken).unwrap_or_default();
+            self.write_with(nonblocking, |state| state.append(bytes, packet))?;
             return Ok(taken);
         }
-        let how = Writing { nonblocking, packet, atomic: packet || wanted <= ATOMIC };
         let mut done = 0;
         while buffer.remaining() > 0 {
-            let step = new_page().and_then(|mut page| {
-                let wanted = buffer.remaining().min(PAGE_SIZE);
-                let taken = buffer.take(&mut page)?;
-                let written = self.write_page(page, taken, how)?;
-                Ok((written, written == wanted))
-            });
-            match step {
-                Ok((written, complete)) => {
-                    done += written;
-                    if !complete {
-                        break;
-                    }
-                }
+            match self.write_page(nonblocking, packet, buffer) {
+                Ok(written) => done += written,
                 Err(_) if done > 0 => break,
                 Err(error) => return Err(error),
             }
         }
         Ok(done)
+    }
+
+    /// Moves up to a page from `buffer`. Of what is no multiple of a page, the odd part goes first and joins the last
+    /// chunk where it fits, as on Linux.
+    fn write_page(&self, nonblocking: bool, packet: bool, buffer: &mut WriteBuffer<'_>) -> Result<usize> {
+        let mut page = new_page()?;
+        let odd = buffer.remaining() % PAGE_SIZE;
+        let joins = |state: &State| {
+            let room = |last: &Chunk| last.bytes.len().saturating_sub(last.end);
+            state.chunks.back().is_some_and(|last| !last.packet && room(last) >= odd)
+        };
+        let wanted =
+            if !packet && odd > 0 && joins(&self.state.lock()) { odd } else { buffer.remaining().min(PAGE_SIZE) };
+        let taken = buffer.take(page.get_mut(..wanted).unwrap_or_default())?;
+        let mut page = Some(page);
+        self.write_with(nonblocking, |state| {
+            if let Some(bytes) = page.as_ref().and_then(|page| page.get(..taken)).filter(|_| !packet)
+                && taken < PAGE_SIZE
+                && state.append_to_last(bytes)
+            {
+                return Ok(true);
+            }
+            if !state.writable() {
+                return Ok(false);
+            }
+            if let Some(page) = page.take() {
+                state.push(Chunk { bytes: Arc::new(page), start: 0, end: taken, packet });
+            }
+            Ok(true)
+        })?;
+        Ok(taken)
     }
 
     /// Takes part as a reader, a writer or both.
@@ -434,7 +432,7 @@ impl Drop for PipeEnd {
             if closed {
                 // A FIFO keeps nothing once nobody has it open.
                 state.len = 0;
-                state.capacity = DEFAULT_CAPACITY;
+                state.max_chunks = DEFAULT_PAGES;
             }
             closed.then(|| (core::mem::take(&mut state.chunks), state.spare.take()))
         };
@@ -562,7 +560,7 @@ impl Fifo {
 /// fcntl(2) `F_GETPIPE_SZ`. EBADF where `file` is no pipe.
 pub fn capacity(file: &OpenFile) -> Result<usize> {
     let end = file.downcast::<PipeEnd>().ok_or(Errno::EBADF)?;
-    Ok(end.pipe.state.lock().capacity)
+    Ok(end.pipe.state.lock().max_chunks * PAGE_SIZE)
 }
 
 /// fcntl(2) `F_SETPIPE_SZ`: the capacity becomes at least `wanted` bytes, a power of two of pages. EBUSY where less
@@ -578,10 +576,10 @@ pub fn set_capacity(file: &OpenFile, wanted: usize) -> Result<usize> {
     }
     {
         let mut state = end.pipe.state.lock();
-        if capacity < state.len {
+        if capacity / PAGE_SIZE < state.chunks.len() {
             return Err(Errno::EBUSY);
         }
-        state.capacity = capacity;
+        state.max_chunks = capacity / PAGE_SIZE;
     }
     end.pipe.writable.wake_all();
     Ok(capacity)

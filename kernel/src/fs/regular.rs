@@ -6,7 +6,7 @@
 
 use alloc::sync::Arc;
 
-use abi::{Errno, Result, linux};
+use abi::{Errno, Result, ioctl, linux};
 use hal::UserAddr;
 
 use super::{
@@ -110,11 +110,13 @@ impl FileOps for RegularFile {
 
     fn ioctl(&self, file: &OpenFile, command: u32, argument: UserAddr) -> Result<u64> {
         match command {
-            abi::ioctl::FIONREAD => {
+            ioctl::FIONREAD => {
                 let left = self.inode.metadata().size.saturating_sub(file.position());
                 user::copy_out(argument, &i32::try_from(left).unwrap_or(i32::MAX))?;
                 Ok(0)
             }
+            // No file system here can share data between files; programs then copy (ioctl_ficlone(2)).
+            ioctl::FICLONE | ioctl::FICLONERANGE | ioctl::FIDEDUPERANGE => Err(Errno::EOPNOTSUPP),
             _ => Err(Errno::ENOTTY),
         }
     }

@@ -1,7 +1,10 @@
 //! Page faults: what a program touched that was mapped but not there, or not writable yet.
 
+use core::{mem::ManuallyDrop, ops::Range};
+
+use abi::Errno;
 use hal::{Arch as _, FaultAccess, PAGE_SIZE, PhysAddr, UserAddr};
-use klib::page_table::PageFlags;
+use klib::page_table::{PageFlags, PageTable};
 
 use super::{
     address_space::{AddressSpace, Inner},
@@ -9,7 +12,7 @@ use super::{
     kernel_space::Tables,
     mapping::{Mapping, Source},
 };
-use crate::arch::Arch;
+use crate::arch::{Arch, PageFormat};
 
 /// How a fault ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,15 +31,17 @@ pub enum FaultOutcome {
 
 /// Bytes of file pages mapped around a faulting one: most files are read in order, and a trap costs more than mapping
 /// a page that is in memory already.
-const FAULT_AROUND: u64 = 64 << 10;
+const FAULT_AROUND: u64 = 128 << 10;
+/// Bytes of anonymous memory made at once when it is touched in order: the page below is there already.
+const FAULT_AHEAD: u64 = 32 << 10;
 
 impl AddressSpace {
     /// Resolves a program's access to `address`.
     pub fn fault(&self, address: UserAddr, access: FaultAccess) -> FaultOutcome {
         let page = address.page_down().get();
         let mut inner = self.inner.lock();
-        let inner = &mut *inner;
-        let Some((range, mapping)) = inner.map.get(page) else { return FaultOutcome::NotMapped };
+        let Inner { map, table, resident, .. } = &mut *inner;
+        let Some((range, mapping)) = map.get(page) else { return FaultOutcome::NotMapped };
         let allowed = match access {
             FaultAccess::Read => mapping.protection.read || mapping.protection.write,
             FaultAccess::Write => mapping.protection.write,
@@ -45,122 +50,125 @@ impl AddressSpace {
         if !allowed {
             return FaultOutcome::Forbidden;
         }
-        let mapping = mapping.clone();
-        let result = match inner.table.lookup(&Tables, page) {
-            Some((physical, _, flags)) => self.fault_present(inner, page, PhysAddr::new(physical), flags, access, &mapping),
-            None => fault_absent(inner, page, range, access, &mapping),
+        let mut pages = Pages { space: self, table, resident, range, mapping };
+        let result = match pages.table.lookup(&Tables, page) {
+            Some((physical, _, flags)) => pages.fault_present(page, PhysAddr::new(physical), flags, access),
+            None => pages.fault_absent(page, access),
         };
         match result {
             Ok(()) => FaultOutcome::Resolved,
-            Err(abi::Errno::ENOMEM) => FaultOutcome::OutOfMemory,
+            Err(Errno::ENOMEM) => FaultOutcome::OutOfMemory,
             Err(_) => FaultOutcome::BeyondEnd,
         }
     }
+}
 
+/// The pages of the mapping that a fault is in, with the address space locked.
+struct Pages<'a> {
+    space: &'a AddressSpace,
+    table: &'a mut PageTable<PageFormat>,
+    resident: &'a mut u64,
+    range: Range<u64>,
+    mapping: &'a Mapping,
+}
+
+impl Pages<'_> {
     /// The page is there: a first write to a shared frame, or a translation cached before rights were given.
     fn fault_present(
-        &self,
-        inner: &mut Inner,
+        &mut self,
         page: u64,
         physical: PhysAddr,
         flags: PageFlags,
         access: FaultAccess,
-        mapping: &Mapping,
-    ) -> Result<(), abi::Errno> {
-        let wanted = mapping.protection.flags();
+    ) -> Result<(), Errno> {
+        let wanted = self.mapping.protection.flags();
         if access == FaultAccess::Write && flags.contains(PageFlags::COW) {
             // SAFETY: borrows the page table's reference; the lock is held.
-            let frame = core::mem::ManuallyDrop::new(unsafe { FrameRef::from_raw(physical) });
+            let frame = ManuallyDrop::new(unsafe { FrameRef::from_raw(physical) });
             if frame.is_unique() {
-                set_flags(inner, page, wanted);
-                self.flush_page(page);
+                self.set_flags(page, wanted);
                 return Ok(());
             }
             let copy = frame.copied()?;
-            if mapping.protection.execute {
+            if self.mapping.protection.execute {
                 frames::make_executable(copy.phys());
             }
             let copy = copy.into_raw();
-            let old = inner.table.replace_page(&mut Tables, page, copy.get(), wanted, || self.flush_page(page));
+            let space = self.space;
+            let old = self.table.replace_page(&mut Tables, page, copy.get(), wanted, || space.flush_page(page));
             Arch::page_table_written();
             debug_assert!(old.is_some(), "looked up under the same lock");
             // SAFETY: the reference the replaced entry held.
             drop(unsafe { FrameRef::from_raw(physical) });
             return Ok(());
         }
-        if flags & (PageFlags::WRITE | PageFlags::EXECUTE | PageFlags::USER | PageFlags::READ)
-            != wanted.effective() & (PageFlags::WRITE | PageFlags::EXECUTE | PageFlags::USER | PageFlags::READ)
-            && !flags.contains(PageFlags::COW)
-        {
-            set_flags(inner, page, wanted);
+        if !flags.contains(PageFlags::COW) {
+            self.set_flags(page, wanted);
+        } else {
+            self.space.flush_page(page);
         }
-        self.flush_page(page);
         Ok(())
     }
-}
 
-fn set_flags(inner: &mut Inner, page: u64, flags: PageFlags) {
-    let result = inner.table.update(&mut Tables, page..page + PAGE_SIZE as u64, |_, _, _| Some(flags));
-    debug_assert!(result.is_ok(), "user pages are 4 KiB");
-}
+    fn set_flags(&mut self, page: u64, flags: PageFlags) {
+        let result = self.table.update(&mut Tables, page..page + PAGE_SIZE as u64, |_, _, _| Some(flags));
+        debug_assert!(result.is_ok(), "user pages are 4 KiB");
+        self.space.flush_page(page);
+    }
 
-/// The page is not there: makes it.
-fn fault_absent(
-    inner: &mut Inner,
-    page: u64,
-    range: core::ops::Range<u64>,
-    access: FaultAccess,
-    mapping: &Mapping,
-) -> Result<(), abi::Errno> {
-    let flags = mapping.protection.flags();
-    match &mapping.source {
-        Source::Anonymous => {
-            let frame = FrameRef::zeroed()?;
-            install(inner, page, frame, flags, mapping)?;
-        }
-        Source::Object { object, offset, .. } => {
-            let index = (offset + (page - range.start)) / PAGE_SIZE as u64;
-            if mapping.shared {
-                let frame = object.page(index)?;
-                install(inner, page, frame, flags, mapping)?;
-            } else if access == FaultAccess::Write {
-                let frame = object.page(index)?.copied()?;
-                install(inner, page, frame, flags, mapping)?;
-            } else {
-                // The page itself must be had; its neighbours are mapped where that costs nothing.
-                let frame = object.page(index)?;
-                install(inner, page, frame, flags | PageFlags::COW, mapping)?;
-                let start = range.start.max(page & !(FAULT_AROUND - 1));
-                let end = range.end.min((page & !(FAULT_AROUND - 1)) + FAULT_AROUND);
-                let mapped = inner.table.fill_pages(&mut Tables, start..end, |at| {
-                    let frame = object.page((offset + (at - range.start)) / PAGE_SIZE as u64).ok()?;
-                    if mapping.protection.execute {
-                        frames::make_executable(frame.phys());
-                    }
-                    Some((frame.into_raw().get(), flags | PageFlags::COW))
-                });
-                inner.resident += mapped.unwrap_or(0) as u64;
+    /// The page is not there: makes it.
+    fn fault_absent(&mut self, page: u64, access: FaultAccess) -> Result<(), Errno> {
+        let flags = self.mapping.protection.flags();
+        match &self.mapping.source {
+            Source::Anonymous => {
+                self.install(page, FrameRef::zeroed()?, flags)?;
+                if page > self.range.start && self.table.lookup(&Tables, page - PAGE_SIZE as u64).is_some() {
+                    let end = self.range.end.min((page & !(FAULT_AHEAD - 1)) + FAULT_AHEAD);
+                    self.fill(page + PAGE_SIZE as u64..end, flags, |_| FrameRef::zeroed().ok());
+                }
+            }
+            Source::Object { object, offset, .. } => {
+                let (start, offset) = (self.range.start, *offset);
+                let index = |at: u64| (offset + (at - start)) / PAGE_SIZE as u64;
+                if self.mapping.shared {
+                    self.install(page, object.page(index(page))?, flags)?;
+                } else if access == FaultAccess::Write {
+                    self.install(page, object.page(index(page))?.copied()?, flags)?;
+                } else {
+                    // The page itself must be had; its neighbours are mapped where that works.
+                    let flags = flags | PageFlags::COW;
+                    self.install(page, object.page(index(page))?, flags)?;
+                    let around = page & !(FAULT_AROUND - 1);
+                    let window = start.max(around)..self.range.end.min(around + FAULT_AROUND);
+                    self.fill(window, flags, |at| object.page(index(at)).ok());
+                }
             }
         }
+        Arch::page_table_written();
+        Ok(())
     }
-    Arch::page_table_written();
-    Ok(())
-}
 
-/// Puts a frame into the page table, which keeps the reference.
-fn install(
-    inner: &mut Inner,
-    page: u64,
-    frame: FrameRef,
-    flags: PageFlags,
-    mapping: &Mapping,
-) -> Result<(), abi::Errno> {
-    if mapping.protection.execute {
-        frames::make_executable(frame.phys());
+    /// Puts a frame into the page table, which keeps the reference.
+    fn install(&mut self, page: u64, frame: FrameRef, flags: PageFlags) -> Result<(), Errno> {
+        if self.mapping.protection.execute {
+            frames::make_executable(frame.phys());
+        }
+        self.table.map_page(&mut Tables, page, frame.phys().get(), flags).map_err(|_| Errno::ENOMEM)?;
+        let _kept = frame.into_raw();
+        *self.resident += 1;
+        Ok(())
     }
-    let physical = frame.phys().get();
-    inner.table.map_page(&mut Tables, page, physical, flags).map_err(|_| abi::Errno::ENOMEM)?;
-    let _kept = frame.into_raw();
-    inner.resident += 1;
-    Ok(())
+
+    /// Puts frames where pages are absent, as far as `frame` gives any.
+    fn fill(&mut self, window: Range<u64>, flags: PageFlags, frame: impl Fn(u64) -> Option<FrameRef>) {
+        let execute = self.mapping.protection.execute;
+        let filled = self.table.fill_pages(&mut Tables, window, |at| {
+            let frame = frame(at)?;
+            if execute {
+                frames::make_executable(frame.phys());
+            }
+            Some((frame.into_raw().get(), flags))
+        });
+        *self.resident += filled.unwrap_or(0) as u64;
+    }
 }

@@ -1,6 +1,6 @@
 //! Opening files, asking about them, and what file systems tell: open, stat, statfs, getdents and the like.
 //!
-//! [`start`], [`resolve_at`] and [`Target`] are the `*at` conventions that all calls with paths share.
+//! [`origin`], [`resolve_at`] and [`Target`] are the `*at` conventions that all calls with paths share.
 
 use alloc::{format, sync::Arc, vec::Vec};
 
@@ -26,29 +26,42 @@ const DIRENT_HEADER: usize = 19;
 /// The name of a memory file may have this many bytes (memfd_create(2)).
 const MEMFD_NAME_MAX: usize = 249;
 
-/// Where a walk of `path` starts, and the process's root. `dirfd` counts for relative paths only.
+/// Where a walk starts.
+pub struct Origin {
+    /// The process's root.
+    pub root: Path,
+    /// Where relative paths start; `None` for the root.
+    relative: Option<Path>,
+}
+
+impl Origin {
+    /// Where the walk starts.
+    pub fn start(&self) -> &Path {
+        self.relative.as_ref().unwrap_or(&self.root)
+    }
+}
+
+/// Where a walk of `path` starts. `dirfd` counts for relative paths only.
 ///
 /// EBADF where `dirfd` is not open, ENOTDIR where it is in no file system.
-pub fn start(call: &Call<'_>, dirfd: i32, path: &[u8]) -> Result<(Path, Path)> {
+pub fn origin(call: &Call<'_>, dirfd: i32, path: &[u8]) -> Result<Origin> {
+    let absolute = path.first() == Some(&b'/');
     let (root, cwd) = {
         let context = call.process().fs();
         let context = context.lock();
-        (context.root.clone(), context.cwd.clone())
+        (context.root.clone(), (!absolute && dirfd == linux::AT_FDCWD).then(|| context.cwd.clone()))
     };
-    if path.first() == Some(&b'/') {
-        return Ok((root.clone(), root));
-    }
-    if dirfd == linux::AT_FDCWD {
-        return Ok((cwd, root));
+    if absolute || cwd.is_some() {
+        return Ok(Origin { root, relative: cwd });
     }
     let file = call.process().files().get(dirfd)?;
-    Ok((file.path().ok_or(Errno::ENOTDIR)?.clone(), root))
+    Ok(Origin { root, relative: Some(file.path().ok_or(Errno::ENOTDIR)?.clone()) })
 }
 
 /// The file that `path` leads to from the descriptor in argument `dirfd`.
 pub fn resolve_at(call: &Call<'_>, dirfd: i32, path: &[u8], follow: bool) -> Result<Path> {
-    let (start, root) = start(call, dirfd, path)?;
-    path::resolve(&start, &root, path, follow)
+    let origin = origin(call, dirfd, path)?;
+    path::resolve(origin.start(), &origin.root, path, follow)
 }
 
 /// What a call with a descriptor and a path is about.
@@ -119,16 +132,17 @@ pub fn open_at(
 ) -> Result<Arc<OpenFile>> {
     // Under RESOLVE_IN_ROOT an absolute path starts at the descriptor, too.
     let in_root = restrict & linux::RESOLVE_IN_ROOT != 0;
-    let (start, root) = start(call, dirfd, if in_root { b"" } else { path })?;
+    let origin = origin(call, dirfd, if in_root { b"" } else { path })?;
+    let (start, root) = (origin.start(), &origin.root);
     if flags.contains(linux::O_PATH) {
         let last = if flags.contains(linux::O_NOFOLLOW) { Last::Keep } else { Last::Follow };
-        return open_found(path::walk(&start, &root, path, last, restrict)?, flags);
+        return open_found(path::walk(start, root, path, last, restrict)?, flags);
     }
     if flags.contains(linux::O_TMPFILE) {
         if !flags.writable() || flags.contains(linux::O_CREAT) {
             return Err(Errno::EINVAL);
         }
-        let Found::Existing(directory) = path::walk(&start, &root, path, Last::Follow, restrict)? else {
+        let Found::Existing(directory) = path::walk(start, root, path, Last::Follow, restrict)? else {
             return Err(Errno::ENOENT);
         };
         if directory.kind() != FileKind::Directory {
@@ -142,7 +156,7 @@ pub fn open_at(
     let exclusive = flags.contains(linux::O_EXCL);
     if !flags.contains(linux::O_CREAT) {
         let last = if flags.contains(linux::O_NOFOLLOW) { Last::Keep } else { Last::Follow };
-        return open_found(path::walk(&start, &root, path, last, restrict)?, flags);
+        return open_found(path::walk(start, root, path, last, restrict)?, flags);
     }
     if flags.contains(linux::O_DIRECTORY) {
         return Err(Errno::EINVAL);
@@ -150,7 +164,7 @@ pub fn open_at(
     let keep = exclusive || flags.contains(linux::O_NOFOLLOW);
     let last = if keep { Last::CreateKeep } else { Last::CreateFollow };
     loop {
-        match path::walk(&start, &root, path, last, restrict)? {
+        match path::walk(start, root, path, last, restrict)? {
             Found::Existing(_) if exclusive => return Err(Errno::EEXIST),
             Found::Existing(found) if found.kind() == FileKind::Directory => return Err(Errno::EISDIR),
             Found::Existing(found) => return regular::open(found, flags),

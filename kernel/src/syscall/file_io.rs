@@ -7,7 +7,7 @@ use hal::UserAddr;
 
 use super::{Call, file::resolve_at};
 use crate::{
-    fs::{FileKind, OpenFile, ReadBuffer, WriteBuffer, io_buffer::UserSlice, regular, regular::MAX_OFFSET},
+    fs::{FileKind, Inode, OpenFile, ReadBuffer, WriteBuffer, io_buffer::UserSlice, regular, regular::MAX_OFFSET},
     mm::{PAGE_SIZE, user},
 };
 
@@ -311,13 +311,18 @@ pub fn sys_copy_file_range(call: &mut Call<'_>) -> Result<u64> {
     Ok(copied as u64)
 }
 
-fn new_size(call: &Call<'_>) -> Result<u64> {
-    offset(call.long(1))
+/// Sets a file's size. EFBIG and SIGXFSZ where it grows beyond RLIMIT_FSIZE.
+fn set_size(inode: &Arc<dyn Inode>, size: u64) -> Result<u64> {
+    if size > inode.metadata().size {
+        regular::check_size(size)?;
+    }
+    inode.truncate(size)?;
+    Ok(0)
 }
 
 /// [ftruncate(2)](https://man7.org/linux/man-pages/man2/ftruncate.2.html).
 pub fn sys_ftruncate(call: &mut Call<'_>) -> Result<u64> {
-    let size = new_size(call)?;
+    let size = offset(call.long(1))?;
     let file = call.file(0)?;
     if file.flags().contains(linux::O_PATH) {
         return Err(Errno::EBADF);
@@ -326,14 +331,12 @@ pub fn sys_ftruncate(call: &mut Call<'_>) -> Result<u64> {
     if inode.metadata().kind != FileKind::Regular || !file.flags().writable() {
         return Err(Errno::EINVAL);
     }
-    regular::check_size(size)?;
-    inode.truncate(size)?;
-    Ok(0)
+    set_size(inode, size)
 }
 
 /// [truncate(2)](https://man7.org/linux/man-pages/man2/truncate.2.html).
 pub fn sys_truncate(call: &mut Call<'_>) -> Result<u64> {
-    let size = new_size(call)?;
+    let size = offset(call.long(1))?;
     let path = call.path(0)?;
     let found = resolve_at(call, linux::AT_FDCWD, &path, true)?;
     match found.kind() {
@@ -344,9 +347,7 @@ pub fn sys_truncate(call: &mut Call<'_>) -> Result<u64> {
     if found.inode().status().read_only {
         return Err(Errno::EROFS);
     }
-    regular::check_size(size)?;
-    found.inode().truncate(size)?;
-    Ok(0)
+    set_size(found.inode(), size)
 }
 
 /// [fallocate(2)](https://man7.org/linux/man-pages/man2/fallocate.2.html).

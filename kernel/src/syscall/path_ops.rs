@@ -8,7 +8,7 @@ use hal::UserAddr;
 
 use super::{
     Call,
-    file::{Target, resolve_at, start, without_umask},
+    file::{Target, origin, resolve_at, without_umask},
 };
 use crate::{
     fs::{
@@ -30,8 +30,8 @@ impl Place {
     /// Finds the place for the descriptor and path in arguments `first` and `first + 1`.
     fn find(call: &Call<'_>, first: usize) -> Result<Self> {
         let path = call.path(first + 1)?;
-        let (start, root) = start(call, call.int(first), &path)?;
-        let (directory, name, trailing_slash) = path::resolve_parent(&start, &root, &path)?;
+        let origin = origin(call, call.int(first), &path)?;
+        let (directory, name, trailing_slash) = path::resolve_parent(origin.start(), &origin.root, &path)?;
         Ok(Self { directory, name, trailing_slash })
     }
 

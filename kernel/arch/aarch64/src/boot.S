@@ -134,6 +134,8 @@ from_el3:
     and     x0, x0, #~(1 << 7)
     msr     scr_el3, x0
     msr     cptr_el3, xzr
+    adr     x0, monitor_vectors
+    msr     vbar_el3, x0
     mrs     x0, id_aa64pfr0_el1
     ubfx    x1, x0, #24, #4             // GIC system registers
     cbz     x1, 1f
@@ -199,6 +201,25 @@ at_el1:
     isb
     ret
 .ltorg
+
+// The secure monitor, where the image was entered at EL3 and is therefore the firmware: writes one 32-bit register of
+// the secure world for the kernel. x0 = MONITOR_WRITE, x1 = physical address, x2 = value; changes x0 alone.
+.equ MONITOR_WRITE, 0x70746e57
+.balign 2048
+monitor_vectors:
+    .org    monitor_vectors + 0x400     // synchronous, from a lower level in AArch64
+    sub     x0, x0, #(MONITOR_WRITE & 0xfff)
+    sub     x0, x0, #(MONITOR_WRITE & 0xfff000)
+    lsr     x0, x0, #24
+    cmp     x0, #(MONITOR_WRITE >> 24)
+    b.ne    1f
+    str     w2, [x1]
+    dsb     sy
+    mov     x0, #0
+    eret
+1:  mov     x0, #-1                     // SMCCC: not supported
+    eret
+    .org    monitor_vectors + 0x800
 
 // map_pages: maps pages from x0 up to x1 with attributes x2; leaves x0 = x1. Clobbers x3-x5.
 map_pages:

@@ -4,9 +4,13 @@
 //! image's final permissions (so nothing is ever writable and executable, and no live entry has to be changed later),
 //! and enters [`arch_start`] in the upper half.
 
-use core::arch::global_asm;
+use core::{
+    arch::{asm, global_asm},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use aarch64_cpu::registers::{CNTKCTL_EL1, CPACR_EL1, ID_AA64MMFR1_EL1, SCTLR_EL1};
+use hal::PhysAddr;
 use tock_registers::interfaces::{ReadWriteable, Readable, Writeable};
 
 use crate::mmu;
@@ -53,11 +57,29 @@ unsafe extern "Rust" {
     fn kernel_main(info: BootInfo) -> !;
 }
 
+/// Whether the image was entered at EL3, so that `boot.S` is the firmware there.
+static OWNS_EL3: AtomicBool = AtomicBool::new(false);
+
+/// Writes a register of the secure world through the secure monitor in `boot.S`.
+pub(crate) fn secure_write(address: PhysAddr, value: u32) -> bool {
+    /// `MONITOR_WRITE` of `boot.S`.
+    const WRITE: u64 = 0x7074_6e57;
+    if !OWNS_EL3.load(Ordering::Relaxed) {
+        return false;
+    }
+    // SAFETY: our own monitor takes the call and changes x0 alone; the caller names a device register.
+    unsafe {
+        asm!("smc #0", inout("x0") WRITE => _, in("x1") address.get(), in("x2") u64::from(value), options(nostack));
+    }
+    true
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn arch_start(device_tree: u64, image: u64, exception_level: u64) -> ! {
     // The identity map has done its work.
     mmu::activate_user_table(None);
     mmu::flush_all();
+    OWNS_EL3.store(exception_level == 3, Ordering::Relaxed);
     CPACR_EL1.modify(CPACR_EL1::FPEN::TrapNothing);
     // EL0 reads the virtual counter (clock_gettime without a trap), nothing else of the timer.
     CNTKCTL_EL1.set(1 << 1);

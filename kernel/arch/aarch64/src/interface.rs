@@ -6,7 +6,7 @@ use aarch64_cpu::registers::{DAIF, MPIDR_EL1, TPIDR_EL1};
 use hal::{Arch, PhysAddr, PowerAction, SignalSetup, TrapHandler, UserAddr, VirtAddr};
 use tock_registers::interfaces::{Readable, Writeable};
 
-use crate::{Context, TrapFrame, context, cpu, mmu, power, signal, trap, user_copy};
+use crate::{Context, boot, TrapFrame, context, cpu, mmu, power, signal, trap, user_copy};
 
 /// The AArch64 architecture.
 pub enum Aarch64 {}
@@ -152,6 +152,10 @@ impl Arch for Aarch64 {
     }
     fn clean_and_invalidate(range: Range<usize>) {
         mmu::clean_and_invalidate(range);
+    }
+
+    fn secure_write(address: PhysAddr, value: u32) -> bool {
+        boot::secure_write(address, value)
     }
 
     fn power(action: PowerAction) {

@@ -50,14 +50,15 @@ pub(crate) fn debug_write(text: &str) {
 }
 
 pub(crate) fn power(action: PowerAction) {
+    let conduit = CONDUIT.load(Ordering::Relaxed);
     if let PowerAction::Off(status) = action
-        && status != 0
+        && (status != 0 || conduit == NONE)
     {
         let block = [ADP_STOPPED_APPLICATION_EXIT, u64::from(status)];
         // SAFETY: the parameter block has the two words the operation reads.
         unsafe { arch_semihosting(SYS_EXIT_EXTENDED, block.as_ptr() as u64) };
     }
-    let result = match (CONDUIT.load(Ordering::Relaxed), action) {
+    let result = match (conduit, action) {
         (HVC, PowerAction::Off(_)) => psci::system_off::<Hvc>(),
         (SMC, PowerAction::Off(_)) => psci::system_off::<Smc>(),
         (HVC, PowerAction::Reset) => psci::system_reset::<Hvc>(),

@@ -114,15 +114,26 @@ pub fn detailed(process: &Arc<Process>) -> Result<Vec<u8>> {
     Ok(text.into_bytes())
 }
 
-/// smaps_rollup.
-pub fn summary(process: &Arc<Process>) -> Result<Vec<u8>> {
-    let mappings = mappings(process);
+/// Resident memory of a process in KiB: all of it, and what is private and writable.
+pub fn resident_kib(process: &Arc<Process>) -> (u64, u64) {
+    let total = total(process, &mappings(process));
+    (total.resident_kib, total.private_kib)
+}
+
+fn total(process: &Arc<Process>, mappings: &[MappingInfo]) -> Usage {
     let mut total = Usage::default();
-    for mapping in &mappings {
+    for mapping in mappings {
         let usage = Usage::of(process, mapping);
         total.resident_kib += usage.resident_kib;
         total.private_kib += usage.private_kib;
     }
+    total
+}
+
+/// smaps_rollup.
+pub fn summary(process: &Arc<Process>) -> Result<Vec<u8>> {
+    let mappings = mappings(process);
+    let total = total(process, &mappings);
     let start = mappings.first().map_or(0, |mapping| mapping.range.start);
     let end = mappings.last().map_or(0, |mapping| mapping.range.end);
     let mut text = String::new();

@@ -96,6 +96,15 @@ impl Inode for Root {
             _ => ENTRIES.lookup(name),
         }
     }
+    fn create(&self, _name: &[u8], _kind: FileKind, _permissions: u32, _rdev: u64) -> Result<Arc<dyn Inode>> {
+        Err(Errno::ENOENT)
+    }
+    fn symlink(&self, _name: &[u8], _target: &[u8]) -> Result<Arc<dyn Inode>> {
+        Err(Errno::ENOENT)
+    }
+    fn unlink(&self, _name: &[u8], _directory: bool) -> Result<()> {
+        Err(Errno::EPERM)
+    }
     fn read_directory(&self, position: u64, visit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool) -> Result<()> {
         /// Positions from here on are the process numbers.
         const PROCESSES: u64 = 1 << 16;
@@ -222,6 +231,15 @@ impl Inode for ProcessDirectory {
             Entry::Threads => Arc::new(ThreadsDirectory { inode, process }),
         })
     }
+    fn create(&self, _name: &[u8], _kind: FileKind, _permissions: u32, _rdev: u64) -> Result<Arc<dyn Inode>> {
+        Err(Errno::ENOENT)
+    }
+    fn symlink(&self, _name: &[u8], _target: &[u8]) -> Result<Arc<dyn Inode>> {
+        Err(Errno::ENOENT)
+    }
+    fn unlink(&self, _name: &[u8], _directory: bool) -> Result<()> {
+        Err(Errno::EPERM)
+    }
     fn read_directory(&self, position: u64, visit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool) -> Result<()> {
         for (index, name, entry) in self.entries() {
             let next = index as u64 + 1;
@@ -256,6 +274,15 @@ impl Inode for ThreadsDirectory {
         let tid = number(name).ok_or(Errno::ENOENT)?;
         let thread = self.process.threads().into_iter().find(|thread| thread.tid() == tid).ok_or(Errno::ENOENT)?;
         Ok(Arc::new(ProcessDirectory { process: self.process.clone(), thread: Some(thread) }))
+    }
+    fn create(&self, _name: &[u8], _kind: FileKind, _permissions: u32, _rdev: u64) -> Result<Arc<dyn Inode>> {
+        Err(Errno::ENOENT)
+    }
+    fn symlink(&self, _name: &[u8], _target: &[u8]) -> Result<Arc<dyn Inode>> {
+        Err(Errno::ENOENT)
+    }
+    fn unlink(&self, _name: &[u8], _directory: bool) -> Result<()> {
+        Err(Errno::EPERM)
     }
     fn read_directory(&self, position: u64, visit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool) -> Result<()> {
         let mut ids: Vec<i32> = self.process.threads().iter().map(|thread| thread.tid()).collect();

@@ -319,7 +319,8 @@ fn status(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
                 _ => {}
             }
         }
-        let (size, resident) = (kib(memory.virtual_pages()), kib(memory.resident_pages()));
+        let size = kib(memory.virtual_pages());
+        let (resident, private) = maps::resident_kib(process);
         for (name, value) in [
             ("VmPeak", size),
             ("VmSize", size),
@@ -327,8 +328,8 @@ fn status(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
             ("VmPin", 0),
             ("VmHWM", resident),
             ("VmRSS", resident),
-            ("RssAnon", resident),
-            ("RssFile", 0),
+            ("RssAnon", private),
+            ("RssFile", resident - private),
             ("RssShmem", 0),
             ("VmData", data),
             ("VmStk", stack),

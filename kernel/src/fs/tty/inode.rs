@@ -82,7 +82,7 @@ impl Inode for TtyInode {
         Ok(())
     }
     fn open(&self, flags: OpenFlags) -> Result<Option<Arc<dyn FileOps>>> {
-        let file = OpenTty::new(&self.tty)?;
+        let file = OpenTty::open(&self.tty);
         if !flags.contains(linux::O_NOCTTY) {
             self.tty.claim_for(scheduler::current().process());
         }
@@ -119,7 +119,7 @@ impl Inode for TtyAlias {
     fn open(&self, _flags: OpenFlags) -> Result<Option<Arc<dyn FileOps>>> {
         let session = scheduler::current().process().session();
         let tty = job::controlling_terminal_of(session).ok_or(Errno::ENXIO)?;
-        Ok(Some(OpenTty::new(&tty)?))
+        Ok(Some(OpenTty::open(&tty)))
     }
 }
 
@@ -130,14 +130,14 @@ pub(super) struct OpenTty {
 }
 
 impl OpenTty {
-    fn new(tty: &Arc<Tty>) -> Result<Arc<dyn FileOps>> {
+    fn open(tty: &Arc<Tty>) -> Arc<dyn FileOps> {
         let generation = {
             let mut state = tty.state.lock();
             // Root may open in spite of TIOCEXCL on Linux (ioctl_tty(2)); every process here is root.
             state.open_files += 1;
             state.generation
         };
-        Ok(Arc::new(Self { tty: tty.clone(), generation }))
+        Arc::new(Self { tty: tty.clone(), generation })
     }
 }
 

@@ -43,14 +43,14 @@ impl UnixSocket {
         Ok(if kind == SocketType::Raw { SocketType::Datagram } else { kind })
     }
 
-    fn new(endpoint: Arc<Endpoint>) -> Arc<dyn SocketOps> {
+    fn on(endpoint: Arc<Endpoint>) -> Arc<dyn SocketOps> {
         Arc::new(Self { endpoint })
     }
 
     /// socket(2).
     pub fn open(kind: SocketType, protocol: u32) -> Result<Arc<dyn SocketOps>> {
         let kind = Self::checked_kind(kind, protocol)?;
-        Ok(Self::new(Endpoint::new(kind)))
+        Ok(Self::on(Endpoint::new(kind)))
     }
 
     /// socketpair(2).
@@ -60,7 +60,7 @@ impl UnixSocket {
         let credentials = Some(own_credentials());
         first.join(&second, credentials);
         second.join(&first, credentials);
-        Ok((Self::new(first), Self::new(second)))
+        Ok((Self::on(first), Self::on(second)))
     }
 
     fn connect_stream(&self, address: &[u8], patience: Patience) -> Result<()> {
@@ -247,7 +247,7 @@ impl SocketOps for UnixSocket {
         endpoint.events.wake_all();
         let pass_credentials = endpoint.state.lock().pass_credentials;
         accepted.state.lock().pass_credentials = pass_credentials;
-        Ok(Self::new(accepted))
+        Ok(Self::on(accepted))
     }
 
     fn connect(&self, address: &[u8], patience: Patience) -> Result<()> {

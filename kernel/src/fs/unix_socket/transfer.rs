@@ -159,7 +159,7 @@ impl Endpoint {
             let waited = message.patience.wait(&[&peer.events, &self.events], || {
                 let shut = self.state.lock().send_shut;
                 let state = peer.state.lock();
-                (shut || state.receive_shut || self.packet_fits(&state, len)).then_some(())
+                (shut || state.receive_shut || self.packet_fits(&state)).then_some(())
             });
             if let Err(error) = waited {
                 drop_files(core::mem::take(&mut packet.files));
@@ -207,10 +207,11 @@ impl Endpoint {
         receiver.peer.as_ref().is_some_and(|peer| core::ptr::eq(Arc::as_ptr(peer), self))
     }
 
-    fn packet_fits(&self, receiver: &State, len: usize) -> bool {
+    /// Whether `receiver` takes another message: as on Linux one that begins within the sender's buffer, whatever its
+    /// length.
+    fn packet_fits(&self, receiver: &State) -> bool {
         let few = receiver.inbox.len() <= MAX_DATAGRAMS || self.is_peer_of(receiver);
-        // An empty inbox takes any message that may be sent at all.
-        few && (receiver.charge == 0 || receiver.charge + len + MESSAGE_OVERHEAD <= self.send_limit())
+        few && self.has_room(receiver)
     }
 
     fn try_packet(&self, peer: &Self, mut packet: Message) -> Delivery {
@@ -222,7 +223,7 @@ impl Endpoint {
                 Errno::EPIPE
             } else if state.peer.is_some() && !self.is_peer_of(&state) {
                 Errno::EPERM
-            } else if self.packet_fits(&state, packet.len()) {
+            } else if self.packet_fits(&state) {
                 Self::deliver(&mut state, packet);
                 return Delivery::Done;
             } else {
@@ -252,8 +253,8 @@ impl Endpoint {
     pub(super) fn can_send(&self) -> bool {
         let Some(peer) = self.peer() else { return true };
         let state = peer.state.lock();
-        if self.kind == SocketType::Datagram {
-            return state.closed || self.packet_fits(&state, 1);
+        if self.kind == SocketType::Datagram && (state.closed || !self.packet_fits(&state)) {
+            return state.closed;
         }
         // A quarter full, as Linux counts it.
         state.charge.saturating_mul(4) <= self.send_limit()

@@ -1,0 +1,185 @@
+//! Piton's root image as an initramfs for Linux: the same files, with the program and the devices it needs.
+//!
+//! The archive is in the `newc` form (Linux `driver-api/early-userspace/buffer-format.rst`) and not compressed, which
+//! is the fastest for Linux to unpack. The device nodes spare mounting devtmpfs: nothing runs before Python.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use cpio::newc::{Builder, trailer};
+use klib::erofs::{Erofs, ErofsError, FileKind, Inode};
+
+/// Where the program is, from the root.
+pub const PROGRAM: &str = "bench.py";
+
+/// `S_IFCHR | 0666`, inode(7).
+const CHARACTER_DEVICE: u32 = 0o020_666;
+/// `S_IFREG | 0644`, inode(7).
+const REGULAR_FILE: u32 = 0o100_644;
+
+/// Devices with their major and minor number (Linux `admin-guide/devices.txt`).
+const DEVICES: &[(&str, u32, u32)] = &[
+    ("dev/null", 1, 3),
+    ("dev/zero", 1, 5),
+    ("dev/random", 1, 8),
+    ("dev/urandom", 1, 9),
+    ("dev/tty", 5, 0),
+    ("dev/console", 5, 1),
+];
+
+/// Why a root image cannot be turned into an archive.
+#[derive(Debug)]
+pub enum Error {
+    /// It is damaged.
+    Image(ErofsError),
+    /// A name or a file in it does not fit the format.
+    Format(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image(error) => error.fmt(f),
+            Self::Format(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<ErofsError> for Error {
+    fn from(error: ErofsError) -> Self {
+        Self::Image(error)
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Format(error)
+    }
+}
+
+/// The archive of all files of an EROFS image and the program.
+///
+/// # Errors
+/// The image cannot be read, or has a file that does not fit the format.
+pub fn from_erofs(image: &[u8], program: &[u8]) -> Result<Vec<u8>, Error> {
+    let erofs = Erofs::new(image)?;
+    let mut archive = Archive::default();
+    let mut pending = vec![(String::new(), erofs.root()?)];
+    while let Some((folder, inode)) = pending.pop() {
+        for (name, nid) in entries(&erofs, &inode)? {
+            let path = match folder.as_str() {
+                "" => name,
+                folder => format!("{folder}/{name}"),
+            };
+            let child = erofs.inode(nid)?;
+            let about = Builder::new(&path)
+                .mode(u32::from(child.mode))
+                .uid(child.uid)
+                .gid(child.gid)
+                .mtime(u32::try_from(child.mtime).unwrap_or(u32::MAX));
+            match child.kind() {
+                FileKind::Directory => {
+                    // Before what is in it: Linux makes no parents.
+                    archive.add(about.nlink(2), &[])?;
+                    pending.push((path, child));
+                }
+                FileKind::Regular | FileKind::Symlink => {
+                    archive.add(about, &contents(&erofs, &child)?)?;
+                }
+                // The root image has none; those that are wanted follow.
+                _ => {}
+            }
+        }
+    }
+    for &(path, major, minor) in DEVICES {
+        let about = Builder::new(path).mode(CHARACTER_DEVICE);
+        archive.add(about.rdev_major(major).rdev_minor(minor), &[])?;
+    }
+    archive.add(Builder::new(PROGRAM).mode(REGULAR_FILE), program)?;
+    Ok(trailer(archive.bytes)?)
+}
+
+/// Names and inode numbers in a directory, without `.` and `..`.
+fn entries(erofs: &Erofs<'_>, folder: &Inode) -> Result<Vec<(String, u64)>, Error> {
+    let mut found = Vec::new();
+    erofs.read_dir(folder, 0, &mut |entry| {
+        found.push((entry.name.to_vec(), entry.nid));
+        true
+    })?;
+    found
+        .into_iter()
+        .filter(|(name, _)| name != b"." && name != b"..")
+        .map(|(name, nid)| match String::from_utf8(name) {
+            Ok(name) => Ok((name, nid)),
+            Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error).into()),
+        })
+        .collect()
+}
+
+/// All bytes of a file, or the target of a link.
+fn contents(erofs: &Erofs<'_>, inode: &Inode) -> Result<Vec<u8>, Error> {
+    let len = usize::try_from(inode.size)
+        .map_err(|error| io::Error::new(io::ErrorKind::FileTooLarge, error))?;
+    let mut bytes = vec![0; len];
+    erofs.read_at(inode, 0, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// An archive that grows.
+#[derive(Default)]
+struct Archive {
+    bytes: Vec<u8>,
+    /// Number of the last entry: without one of its own each would be a hard link to the first.
+    number: u32,
+}
+
+impl Archive {
+    fn add(&mut self, about: Builder, data: &[u8]) -> Result<(), io::Error> {
+        self.number += 1;
+        let len = u32::try_from(data.len())
+            .map_err(|error| io::Error::new(io::ErrorKind::FileTooLarge, error))?;
+        let mut writer = about.ino(self.number).write(&mut self.bytes, len);
+        writer.write_all(data)?;
+        writer.finish().map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn archive_of_no_image_is_an_error() {
+        assert!(matches!(
+            from_erofs(&[0; 8192], b""),
+            Err(Error::Image(ErofsError::Magic(0)))
+        ));
+    }
+
+    #[test]
+    fn entries_are_read_back_with_their_data_and_devices() {
+        let mut archive = Archive::default();
+        archive
+            .add(Builder::new("a/b").mode(REGULAR_FILE), b"data")
+            .unwrap();
+        let device = Builder::new("dev/console").mode(CHARACTER_DEVICE);
+        archive
+            .add(device.rdev_major(5).rdev_minor(1), &[])
+            .unwrap();
+        let bytes = trailer(archive.bytes).unwrap();
+        let mut reader = cpio::NewcReader::new(bytes.as_slice()).unwrap();
+        assert_eq!(
+            (reader.entry().name(), reader.entry().mode()),
+            ("a/b", REGULAR_FILE)
+        );
+        let mut data = Vec::new();
+        io::copy(&mut reader, &mut data).unwrap();
+        assert_eq!(data, b"data");
+        let reader = cpio::NewcReader::new(reader.finish().unwrap()).unwrap();
+        let entry = reader.entry();
+        assert_eq!(
+            (entry.ino(), entry.rdev_major(), entry.rdev_minor()),
+            (2, 5, 1)
+        );
+    }
+}

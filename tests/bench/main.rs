@@ -1,0 +1,308 @@
+//! `make bench`: Piton against Debian's own Linux kernel, side by side in the same QEMU.
+//!
+//! Both boot on the same machine (`virt`, one cortex-a72, 512 MiB) into the same root files and the same Python as
+//! process 1; the runs take turns, so that a host that is busy for a while slows all of them. What a figure counts is
+//! said at its row in [`rows`]; how each system is started in [`systems`]; [`initramfs`] turns Piton's root image into
+//! Linux's; [`figures`] has the statistics, the table and `build/bench.json`.
+//!
+//! Linux is measured twice: as Debian ships it, and *lean*, without the protections that Piton does not have either.
+//! Debian's kernel separates its page tables from the user's when it is placed at a random address, and changing page
+//! tables is far dearer under emulation than on silicon: one figure without the other would mislead.
+//!
+//! Only ratios mean something: the times are those of an emulator on whatever host this is. Nothing is asserted.
+
+#![forbid(unsafe_code)]
+
+mod figures;
+mod initramfs;
+mod rows;
+mod systems;
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use board::workspace;
+use lexopt::prelude::*;
+use tests::Guest;
+use tests::guest::{ANSWER, BOOT, PROMPT};
+
+use figures::Figures;
+use systems::{Files, System};
+
+/// How often each system is booted to the prompt, and once more for the program, unless told otherwise.
+const REPETITIONS: u32 = 5;
+/// How long the program may take. Many times what it takes, for a busy host.
+const PROGRAM_LIMIT: Duration = Duration::from_secs(300);
+/// Memory of the machine, in MiB.
+const MEMORY_MIB: u64 = 512;
+/// The Debian package whose kernel is compared with.
+const LINUX_PACKAGE: &str = "linux-image-cloud-arm64";
+/// Where the kernel is in it: below /boot, or below /usr/lib/modules since Linux 7.
+const LINUX_FILE: &str = "**/vmlinuz*";
+/// Asks for the free memory without importing anything; put together so that the echo of the line does not match.
+const ASK_FREE: &str = "import os; print('free' + ':', os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'), ':' + 'end')\r";
+
+const HELP: &str = "\
+usage: cargo run --release -p tests --bin bench -- [OPTIONS]
+
+--repetitions N     boots of each system to the prompt, and as many for the program (default 5)
+--only NAME         measure piton, linux or lean alone (may be given more than once)
+--instructions      let QEMU's clock count instructions in place of time (-icount): steadier on a busy host, but
+                    blind to what an instruction costs, and without the time to the prompt, which is the host's
+--linux-append TEXT further words for the Linux command line
+";
+
+/// Why there are no figures.
+#[derive(Debug)]
+enum Error {
+    /// The command line was not understood.
+    Usage(String),
+    /// The boot image has not been made.
+    NoImage(PathBuf),
+    /// The boot image has no root image, or one that cannot be read.
+    Root(String),
+    /// Debian's kernel could not be fetched; the program that does it has said why.
+    Fetch,
+    /// A file operation failed.
+    Io(PathBuf, std::io::Error),
+    /// A machine printed something else than figures.
+    Answer(System, String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(message) => write!(f, "{message}; `--help` lists the options"),
+            Self::NoImage(path) => {
+                write!(f, "no {}; make it with `make image-arm64`", path.display())
+            }
+            Self::Root(message) => write!(
+                f,
+                "the root image in the boot image: {message}; make it again with `make image-arm64`"
+            ),
+            Self::Fetch => write!(
+                f,
+                "Debian's kernel could not be fetched; `--only piton` measures without it"
+            ),
+            Self::Io(path, source) => write!(f, "{}: {source}", path.display()),
+            Self::Answer(system, text) => write!(f, "{}: no figures in {text:?}", system.title()),
+        }
+    }
+}
+
+/// Says which path an I/O error is about.
+fn at(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_path_buf();
+    move |source| Error::Io(path, source)
+}
+
+/// What the caller wants.
+struct Wishes {
+    repetitions: u32,
+    systems: Vec<System>,
+    instructions: bool,
+    linux_append: String,
+}
+
+fn main() -> ExitCode {
+    match wishes().and_then(|wishes| wishes.map_or(Ok(()), |wishes| bench(&wishes))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Reads the command line; `None` when only help was asked for.
+fn wishes() -> Result<Option<Wishes>, Error> {
+    let usage = |error: lexopt::Error| Error::Usage(error.to_string());
+    let mut wishes = Wishes {
+        repetitions: REPETITIONS,
+        systems: Vec::new(),
+        instructions: false,
+        linux_append: String::new(),
+    };
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(argument) = parser.next().map_err(usage)? {
+        match argument {
+            Long("repetitions") => {
+                wishes.repetitions = parser
+                    .value()
+                    .and_then(|value| value.parse())
+                    .map_err(usage)?;
+            }
+            Long("only") => {
+                let name = parser.value().and_then(|v| v.string()).map_err(usage)?;
+                let system = System::ALL.into_iter().find(|s| s.key() == name);
+                wishes.systems.push(
+                    system.ok_or_else(|| Error::Usage(format!("there is no system `{name}`")))?,
+                );
+            }
+            Long("instructions") => wishes.instructions = true,
+            Long("linux-append") => {
+                wishes.linux_append = parser.value().and_then(|v| v.string()).map_err(usage)?;
+            }
+            Long("help") | Short('h') => {
+                print!("{HELP}");
+                return Ok(None);
+            }
+            other => return Err(usage(other.unexpected())),
+        }
+    }
+    if wishes.systems.is_empty() {
+        wishes.systems = System::ALL.to_vec();
+    }
+    if wishes.repetitions == 0 {
+        return Err(Error::Usage("--repetitions must be at least 1".into()));
+    }
+    Ok(Some(wishes))
+}
+
+fn bench(wishes: &Wishes) -> Result<(), Error> {
+    let files = prepare(wishes)?;
+    let mut figures = Figures::new(wishes.instructions);
+    sizes(&files, &mut figures)?;
+    for repetition in 1..=wishes.repetitions {
+        for &system in &wishes.systems {
+            eprintln!(
+                "bench: {} ({repetition} of {}): prompt",
+                system.title(),
+                wishes.repetitions
+            );
+            prompt(system, &files, &mut figures)?;
+        }
+        for &system in &wishes.systems {
+            eprintln!(
+                "bench: {} ({repetition} of {}): program",
+                system.title(),
+                wishes.repetitions
+            );
+            program(system, &files, &mut figures)?;
+        }
+    }
+    let path = workspace::root().join("build/bench.json");
+    let json = figures.to_json(&wishes.systems, &files);
+    fs::write(&path, format!("{json:#}\n")).map_err(at(&path))?;
+    print!("{}", figures.to_table(&wishes.systems));
+    println!("All samples, and what each row counts: {}", path.display());
+    Ok(())
+}
+
+/// Makes or fetches what the systems boot from.
+fn prepare(wishes: &Wishes) -> Result<Files, Error> {
+    let folder = workspace::root().join("build/bench");
+    fs::create_dir_all(&folder).map_err(at(&folder))?;
+    let source = workspace::image("arm64");
+    if !source.is_file() {
+        return Err(Error::NoImage(source));
+    }
+    // Copies, because a build that runs meanwhile must not change what is measured.
+    let files = Files {
+        image: folder.join("kernel8.img"),
+        vmlinuz: workspace::root().join("build/cache/linux/arm64/vmlinuz"),
+        initramfs: folder.join("initramfs.cpio"),
+        program: folder.join("program.py"),
+        origin: None,
+        linux_append: wishes.linux_append.clone(),
+        instructions: wishes.instructions,
+    };
+    fs::copy(&source, &files.image).map_err(at(&files.image))?;
+    let source = include_str!("program.py");
+    fs::write(&files.program, source).map_err(at(&files.program))?;
+    if wishes.systems.iter().all(|&system| system == System::Piton) {
+        return Ok(files);
+    }
+    let origin = Some(fetch_linux(&files.vmlinuz)?);
+    let image = fs::read(&files.image).map_err(at(&files.image))?;
+    let root = board::image::find_root(&image)
+        .and_then(|root| image.get(root))
+        .ok_or_else(|| Error::Root("there is none".into()))?;
+    let archive = initramfs::from_erofs(root, source.as_bytes())
+        .map_err(|error| Error::Root(error.to_string()))?;
+    fs::write(&files.initramfs, archive).map_err(at(&files.initramfs))?;
+    Ok(Files { origin, ..files })
+}
+
+/// Has Debian's kernel put there, and says which it is.
+fn fetch_linux(to: &Path) -> Result<String, Error> {
+    let output = Command::new(workspace::cargo())
+        .args(["run", "--quiet", "--package", "cpython", "--", "fetch"])
+        .args([LINUX_PACKAGE, "--file", LINUX_FILE, "--out"])
+        .arg(to)
+        .current_dir(workspace::root())
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(at(Path::new("cargo")))?;
+    if !output.status.success() {
+        return Err(Error::Fetch);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// What the files tell without booting.
+fn sizes(files: &Files, figures: &mut Figures) -> Result<(), Error> {
+    let size = |path: &Path| {
+        fs::metadata(path)
+            .map(|metadata| metadata.len() as f64)
+            .map_err(at(path))
+    };
+    let image = fs::read(&files.image).map_err(at(&files.image))?;
+    let kernel = board::image::find_root(&image).map_or(image.len(), |root| root.start);
+    figures.add(System::Piton, "kernel_size", kernel as f64);
+    figures.add(System::Piton, "image_size", image.len() as f64);
+    if files.origin.is_some() {
+        let kernel = size(&files.vmlinuz)?;
+        let whole = kernel + size(&files.initramfs)?;
+        for system in [System::Linux, System::Lean] {
+            figures.add(system, "kernel_size", kernel);
+            figures.add(system, "image_size", whole);
+        }
+    }
+    Ok(())
+}
+
+/// Boots to the prompt and asks for the free memory there.
+fn prompt(system: System, files: &Files, figures: &mut Figures) -> Result<(), Error> {
+    let mut guest = Guest::start(
+        &format!("bench-prompt-{}", system.key()),
+        system.to_the_prompt(files),
+    );
+    // `start` returns when QEMU has been started; what it does before (a look at QEMU's version) is not counted.
+    let started = Instant::now();
+    guest.wait_for(PROMPT, BOOT);
+    if !files.instructions {
+        figures.add(system, "prompt", started.elapsed().as_secs_f64() * 1e9);
+    }
+    guest.send(ASK_FREE);
+    guest.wait_for("free: ", ANSWER);
+    let answer = guest.wait_for(" :end", ANSWER);
+    let free: u64 = answer
+        .trim()
+        .parse()
+        .map_err(|_| Error::Answer(system, answer))?;
+    figures.add(system, "memory", ((MEMORY_MIB << 20) - free) as f64);
+    Ok(())
+}
+
+/// Boots into the program and takes in its results.
+fn program(system: System, files: &Files, figures: &mut Figures) -> Result<(), Error> {
+    let mut guest = Guest::start(
+        &format!("bench-program-{}", system.key()),
+        system.to_the_program(files),
+    );
+    guest.wait_for("results: ", PROGRAM_LIMIT);
+    let text = guest.wait_for(" :end", ANSWER);
+    let wrong = || Error::Answer(system, text.clone());
+    let results: serde_json::Value = serde_json::from_str(&text).map_err(|_| wrong())?;
+    for row in rows::ROWS.iter().filter(|row| row.from_program) {
+        for sample in results[row.key].as_array().ok_or_else(wrong)? {
+            figures.add(system, row.key, sample.as_f64().ok_or_else(wrong)?);
+        }
+    }
+    Ok(())
+}

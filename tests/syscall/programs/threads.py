@@ -1,0 +1,422 @@
+"""Threads and futexes."""
+
+import ctypes
+import os
+import queue
+import signal
+import struct
+import sys
+import threading
+import time
+
+from harness import KERNEL, UNMAPPED, Timespec, check, in_child, libc, outcome, raw
+
+WAIT, WAKE, REQUEUE, CMP_REQUEUE, WAKE_OP, LOCK_PI, WAIT_BITSET, WAKE_BITSET = 0, 1, 3, 4, 5, 6, 9, 10
+PRIVATE, REALTIME = 128, 256
+
+
+def word(value=0):
+    return ctypes.c_uint32(value)
+
+
+def at(w):
+    return ctypes.addressof(w)
+
+
+def in_thread(function, *arguments):
+    """Starts a thread and gives a function that waits for its result."""
+    results = queue.Queue()
+    thread = threading.Thread(target=lambda: results.put(outcome(function, *arguments)))
+    thread.start()
+
+    def result():
+        thread.join(20)
+        return results.get(timeout=1)
+
+    return result
+
+
+def waiting(*arguments):
+    """Starts a thread that waits on a futex, and gives it the time to get there."""
+    result = in_thread(raw.futex, *arguments)
+    time.sleep(0.05)
+    return result
+
+
+@check
+def futex_wait_with_another_value_returns_eagain():
+    return raw.futex(at(word(5)), WAIT, 6, None, None, 0)
+
+
+@check
+def futex_wait_times_out():
+    w = word()
+    start = time.monotonic()
+    result = outcome(raw.futex, at(w), WAIT | PRIVATE, 0, Timespec(0, 50_000_000), None, 0)
+    return result, 0.045 < time.monotonic() - start < 5
+
+
+@check
+def futex_absolute_time_has_passed():
+    w = word()
+    return (
+        outcome(raw.futex, at(w), WAIT_BITSET | PRIVATE, 0, Timespec(0, 0), None, 0xFFFFFFFF),
+        outcome(raw.futex, at(w), WAIT_BITSET | PRIVATE | REALTIME, 0, Timespec(1, 0), None, 0xFFFFFFFF),
+    )
+
+
+@check
+def futex_bad_arguments():
+    w = word()
+    long = (ctypes.c_uint32 * 2)()
+    return (
+        outcome(raw.futex, UNMAPPED, WAIT, 0, None, None, 0),
+        outcome(raw.futex, KERNEL, WAIT, 0, None, None, 0),
+        outcome(raw.futex, at(long) + 1, WAIT, 0, None, None, 0),
+        outcome(raw.futex, at(long) + 2, WAKE, 1, None, None, 0),
+        outcome(raw.futex, at(w), 99, 0, None, None, 0),
+        outcome(raw.futex, at(w), WAIT, 0, Timespec(-1, 0), None, 0),
+        outcome(raw.futex, at(w), WAIT, 0, Timespec(0, 1_000_000_000), None, 0),
+        outcome(raw.futex, at(w), WAIT, 0, UNMAPPED, None, 0),
+        outcome(raw.futex, at(w), WAIT_BITSET, 0, None, None, 0),
+        outcome(raw.futex, at(w), WAKE_BITSET, 1, None, None, 0),
+    )
+
+
+@check
+def futex_wake_counts_whom_it_woke():
+    w = word()
+    none = raw.futex(at(w), WAKE | PRIVATE, 10, None, None, 0)
+    waiters = [waiting(at(w), WAIT | PRIVATE, 0, Timespec(20, 0), None, 0) for _ in range(3)]
+    first = raw.futex(at(w), WAKE | PRIVATE, 1, None, None, 0)
+    rest = raw.futex(at(w), WAKE | PRIVATE, 10, None, None, 0)
+    return none, first, rest, [r() for r in waiters]
+
+
+@check
+def futex_bitset_wakes_only_matching_waiters():
+    w = word()
+    one = waiting(at(w), WAIT_BITSET | PRIVATE, 0, None, None, 1)
+    two = waiting(at(w), WAIT_BITSET | PRIVATE, 0, None, None, 2)
+    counts = [raw.futex(at(w), WAKE_BITSET | PRIVATE, 10, None, None, bits) for bits in (4, 2, 3)]
+    return counts, one(), two()
+
+
+@check
+def futex_requeue_moves_waiters():
+    w, other = word(7), word(0)
+    waiters = [waiting(at(w), WAIT | PRIVATE, 7, Timespec(20, 0), None, 0) for _ in range(3)]
+    wrong = outcome(raw.futex, at(w), CMP_REQUEUE | PRIVATE, 1, 5, at(other), 8)
+    moved = raw.futex(at(w), CMP_REQUEUE | PRIVATE, 1, 5, at(other), 7)
+    left = raw.futex(at(w), WAKE | PRIVATE, 10, None, None, 0)
+    woken = raw.futex(at(other), WAKE | PRIVATE, 10, None, None, 0)
+    return wrong, moved, left, woken, [r() for r in waiters]
+
+
+@check
+def futex_wake_op_changes_the_second_word():
+    w, other = word(0), word(5)
+    # add 3; wake there when the old value equals 5
+    operation = 1 << 28 | 0 << 24 | 3 << 12 | 5
+    result = raw.futex(at(w), WAKE_OP | PRIVATE, 1, 1, at(other), operation)
+    return result, other.value, outcome(raw.futex, at(w), WAKE_OP | PRIVATE, 1, 1, UNMAPPED, operation)
+
+
+@check
+def shared_futex_wakes_another_process():
+    import mmap
+
+    memory = mmap.mmap(-1, 4096)
+    w = ctypes.c_uint32.from_buffer(memory)
+
+    def child():
+        result = outcome(raw.futex, at(w), WAIT, 0, Timespec(20, 0), None, 0)
+        return 0 if result == 0 or result == "EAGAIN" else 1
+
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(child())
+    while not raw.futex(at(w), WAKE, 1, None, None, 0):
+        time.sleep(0.01)
+    return os.waitpid(pid, 0)[1]
+
+
+@check
+def private_futex_does_not_wake_another_process():
+    import mmap
+
+    memory = mmap.mmap(-1, 4096)
+    w = ctypes.c_uint32.from_buffer(memory)
+    pid = os.fork()
+    if pid == 0:
+        result = outcome(raw.futex, at(w), WAIT | PRIVATE, 0, Timespec(0, 200_000_000), None, 0)
+        os._exit(3 if result == "ETIMEDOUT" else 1)
+    time.sleep(0.1)
+    woken = raw.futex(at(w), WAKE | PRIVATE, 1, None, None, 0)
+    return woken, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@check
+def futex_wait_is_interrupted_by_a_handler():
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.siginterrupt(signal.SIGALRM, True)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    return outcome(raw.futex, at(word()), WAIT | PRIVATE, 0, Timespec(10, 0), None, 0)
+
+
+@check
+def robust_list_arguments():
+    head, size = ctypes.c_uint64(), ctypes.c_uint64()
+    return (
+        outcome(raw.set_robust_list, UNMAPPED, 10),
+        outcome(raw.get_robust_list, 0, ctypes.byref(head), ctypes.byref(size)),
+        size.value,
+        outcome(raw.get_robust_list, 0x3FFFFFFF, ctypes.byref(head), ctypes.byref(size)),
+    )
+
+
+@check
+def robust_mutex_tells_of_a_dead_owner():
+    import mmap
+
+    memory = mmap.mmap(-1, 4096)
+    mutex = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    attribute = ctypes.create_string_buffer(64)
+    libc.pthread_mutexattr_init(attribute)
+    libc.pthread_mutexattr_setrobust(attribute, 1)
+    libc.pthread_mutexattr_setpshared(attribute, 1)
+    libc.pthread_mutex_init(ctypes.c_void_p(mutex), attribute)
+    child = os.fork()
+    if child == 0:
+        libc.pthread_mutex_lock(ctypes.c_void_p(mutex))
+        os._exit(0)
+    os.waitpid(child, 0)
+    got = libc.pthread_mutex_lock(ctypes.c_void_p(mutex))
+    return os.strerror(got), libc.pthread_mutex_consistent(ctypes.c_void_p(mutex)), libc.pthread_mutex_unlock(ctypes.c_void_p(mutex))
+
+
+@check
+def priority_inheriting_mutex_locks_and_unlocks():
+    attribute, mutex = ctypes.create_string_buffer(64), ctypes.create_string_buffer(64)
+    libc.pthread_mutexattr_init(attribute)
+    libc.pthread_mutexattr_setprotocol(attribute, 1)
+    libc.pthread_mutex_init(mutex, attribute)
+    first = libc.pthread_mutex_lock(mutex)
+    busy = in_thread(libc.pthread_mutex_trylock, mutex)()
+    late = in_thread(libc.pthread_mutex_lock, mutex)
+    time.sleep(0.05)
+    return first, busy, libc.pthread_mutex_unlock(mutex), late()
+
+
+@check
+def threads_share_everything_but_their_id():
+    own = threading.get_native_id()
+    fd, _ = os.pipe()
+    got = []
+
+    def run():
+        got.append((threading.get_native_id() != own, os.getpid()))
+        os.close(fd)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return got[0][0], got[0][1] == os.getpid(), own == os.getpid(), outcome(os.fstat, fd)
+
+
+@check
+def many_threads_start_and_end():
+    total = []
+    lock = threading.Lock()
+
+    def run(n):
+        with lock:
+            total.append(n)
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # The last may still be on its way out.
+    end = time.monotonic() + 10
+    while len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < end:
+        time.sleep(0.01)
+    return sorted(total) == list(range(100)), len(os.listdir("/proc/self/task"))
+
+
+@check
+def many_threads_wait_together():
+    barrier = threading.Barrier(50)
+    order = []
+
+    def run():
+        barrier.wait()
+        order.append(1)
+        barrier.wait()
+
+    threads = [threading.Thread(target=run) for _ in range(49)]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
+    barrier.wait()
+    for thread in threads:
+        thread.join()
+    return len(order)
+
+
+@check
+def conditions_and_queues_pass_values():
+    jobs, results = queue.Queue(2), queue.Queue()
+
+    def worker():
+        while (job := jobs.get()) is not None:
+            results.put(job * job)
+
+    threads = [threading.Thread(target=worker) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for n in range(50):
+        jobs.put(n)
+    for _ in threads:
+        jobs.put(None)
+    for thread in threads:
+        thread.join()
+    return sum(results.get() for _ in range(50))
+
+
+@check
+def lock_time_limit_passes():
+    lock = threading.Lock()
+    lock.acquire()
+    start = time.monotonic()
+    return lock.acquire(timeout=0.05), 0.045 < time.monotonic() - start < 5
+
+
+@check
+def thread_local_storage_is_separate():
+    local = threading.local()
+    local.value = "main"
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(hasattr(local, "value")))
+    thread.start()
+    thread.join()
+    return seen, local.value
+
+
+@check
+def thread_names_are_visible():
+    ready, done = threading.Event(), threading.Event()
+    names = []
+
+    def run():
+        raw.prctl(15, b"worker-name", 0, 0, 0)
+        names.append(threading.get_native_id())
+        ready.set()
+        done.wait()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    ready.wait()
+    name = open(f"/proc/self/task/{names[0]}/comm").read()
+    done.set()
+    thread.join()
+    return name
+
+
+@check
+def busy_thread_does_not_stop_others():
+    stop = []
+
+    def spin():
+        while not stop:
+            pass
+
+    threads = [threading.Thread(target=spin) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    ticks = 0
+    for _ in range(5):
+        time.sleep(0.005)
+        ticks += 1
+    stop.append(1)
+    for thread in threads:
+        thread.join()
+    return ticks
+
+
+@check
+def exit_group_ends_all_threads():
+    def child():
+        for _ in range(5):
+            threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+        os._exit(21)
+
+    return in_child(child)
+
+
+@check
+def fatal_signal_to_one_thread_ends_all():
+    def child():
+        def run():
+            signal.pthread_kill(threading.get_ident(), signal.SIGKILL)
+
+        threading.Thread(target=run).start()
+        time.sleep(60)
+
+    return in_child(child)
+
+
+@check
+def fork_from_a_thread_takes_only_that_thread():
+    def child():
+        results = []
+
+        def run():
+            pid = os.fork()
+            if pid == 0:
+                os._exit(len(os.listdir("/proc/self/task")))
+            results.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+        threading.Thread(target=time.sleep, args=(0.5,), daemon=True).start()
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        return results[0]
+
+    import warnings
+
+    warnings.simplefilter("ignore")
+    return in_child(child)
+
+
+@check
+def scheduling_calls():
+    affinity = os.sched_getaffinity(0)
+    parameter = struct.pack("<i", 5)
+    mask = ctypes.create_string_buffer(128)
+    return (
+        0 in affinity,
+        outcome(os.sched_setaffinity, 0, affinity),
+        outcome(os.sched_setaffinity, 0, [900]),
+        outcome(raw.sched_getaffinity, 0, 1, mask),
+        outcome(raw.sched_getaffinity, 0x3FFFFFFF, 128, mask),
+        os.sched_getscheduler(0),
+        os.sched_get_priority_max(os.SCHED_FIFO),
+        os.sched_get_priority_min(os.SCHED_FIFO),
+        outcome(raw.sched_setscheduler, 0, 99, parameter),
+        outcome(raw.sched_setscheduler, 0, 0, parameter),
+        os.sched_yield(),
+        os.getpriority(os.PRIO_PROCESS, 0),
+        outcome(os.getpriority, 9, 0),
+    )
+
+
+@check
+def membarrier_and_rseq():
+    return (
+        outcome(raw.membarrier, 0, 0, 0) >= 1,
+        outcome(raw.membarrier, 1 << 30, 0, 0),
+        outcome(raw.rseq, UNMAPPED, 5, 0, 0),
+    )
