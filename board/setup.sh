@@ -40,6 +40,8 @@ missing_packages() {
 # Lists the QEMU packages to install: the machines, and the emulator that runs single programs of the target.
 missing_qemu() {
     [ "$(qemu_major)" -ge $QEMU_MAJOR ] || echo qemu-system-arm
+    # The default network card's ROM, without which QEMU does not start unless told to leave the card out.
+    [ -e /usr/lib/ipxe/qemu/efi-virtio.rom ] || [ -e /usr/share/qemu/efi-virtio.rom ] || echo ipxe-qemu
     have qemu-aarch64 || [ "$(uname -m)" = aarch64 ] || echo qemu-user
 }
 

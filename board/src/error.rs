@@ -62,9 +62,7 @@ pub enum Error {
         program: String,
     },
     /// The QEMU found is too old.
-    #[error(
-        "{program} is version {found}, 9.0 or newer is needed; `make setup` installs it or says how"
-    )]
+    #[error("{program} is version {found}, 9.0 or newer is needed; `make setup` installs it or says how")]
     OldQemu {
         /// The program.
         program: String,

@@ -95,9 +95,7 @@ pub fn compile_kernel() -> Result<PathBuf, Error> {
         .stderr(Stdio::inherit())
         .output()
         .map_err(Error::io("starting cargo"))?;
-    let failed = || Error::Command {
-        command: format!("cargo {}", arguments[..6].join(" ")),
-    };
+    let failed = || Error::Command { command: format!("cargo {}", arguments[..6].join(" ")) };
     if !output.status.success() {
         return Err(failed());
     }
@@ -105,9 +103,7 @@ pub fn compile_kernel() -> Result<PathBuf, Error> {
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| {
-            message["reason"] == "compiler-artifact" && message["target"]["name"] == "kernel"
-        })
+        .filter(|message| message["reason"] == "compiler-artifact" && message["target"]["name"] == "kernel")
         .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
         .next_back()
         .ok_or_else(failed)
@@ -120,27 +116,13 @@ pub fn compile_kernel() -> Result<PathBuf, Error> {
 /// [`KERNEL_LIMIT`], [`Error::Input`] and [`Error::Io`] for files.
 pub fn write(parts: &Parts) -> Result<Sizes, Error> {
     let read = |what: &'static str, path: &Path| {
-        fs::read(path).map_err(|source| Error::Input {
-            what,
-            path: path.into(),
-            source,
-        })
+        fs::read(path).map_err(|source| Error::Input { what, path: path.into(), source })
     };
     let elf = read("the kernel", &parts.elf)?;
-    let root = parts
-        .root
-        .as_deref()
-        .map(|path| read("the root image", path))
-        .transpose()?;
+    let root = parts.root.as_deref().map(|path| read("the root image", path)).transpose()?;
     let (image, sizes) = assemble(&elf, root.as_deref()).map_err(|message| match message {
-        Problem::Elf(message) => Error::Elf {
-            path: parts.elf.clone(),
-            message,
-        },
-        Problem::TooBig(size) => Error::TooBig {
-            size,
-            limit: KERNEL_LIMIT,
-        },
+        Problem::Elf(message) => Error::Elf { path: parts.elf.clone(), message },
+        Problem::TooBig(size) => Error::TooBig { size, limit: KERNEL_LIMIT },
     })?;
     if let Some(folder) = parts.out.parent() {
         fs::create_dir_all(folder).map_err(Error::io(format!("making {}", folder.display())))?;
@@ -148,8 +130,7 @@ pub fn write(parts: &Parts) -> Result<Sizes, Error> {
     // Renamed into place, so that an interrupted write leaves no half image.
     let partial = parts.out.with_extension("partial");
     fs::write(&partial, image).map_err(Error::io(format!("writing {}", partial.display())))?;
-    fs::rename(&partial, &parts.out)
-        .map_err(Error::io(format!("writing {}", parts.out.display())))?;
+    fs::rename(&partial, &parts.out).map_err(Error::io(format!("writing {}", parts.out.display())))?;
     Ok(sizes)
 }
 
@@ -176,10 +157,7 @@ pub fn forget_root(image: &mut [u8]) {
 /// Offset of the info record in a finished image, found by its magic number.
 fn find_info(image: &[u8]) -> Option<usize> {
     let kernel = &image[..image.len().min(KERNEL_LIMIT)];
-    let at = kernel
-        .chunks_exact(8)
-        .position(|word| word == INFO_MAGIC.to_le_bytes())?
-        * 8;
+    let at = kernel.chunks_exact(8).position(|word| word == INFO_MAGIC.to_le_bytes())? * 8;
     (at + INFO_LEN <= image.len()).then_some(at)
 }
 
@@ -221,31 +199,15 @@ fn assemble(elf: &[u8], root: Option<&[u8]>) -> Result<(Vec<u8>, Sizes), Problem
         return Err(Problem::TooBig(without_root));
     }
     let root = root.unwrap_or_default();
-    let root_offset = if root.is_empty() {
-        0
-    } else {
-        append(&mut image, root)
-    };
+    let root_offset = if root.is_empty() { 0 } else { append(&mut image, root) };
     image.resize(image.len().next_multiple_of(PAGE), 0);
 
-    for (field, value) in [symbols_offset, table.len(), root_offset, root.len()]
-        .into_iter()
-        .enumerate()
-    {
+    for (field, value) in [symbols_offset, table.len(), root_offset, root.len()].into_iter().enumerate() {
         put_u64(&mut image, info + 8 * (field + 1), value);
     }
     let total = image.len();
     put_u64(&mut image, IMAGE_SIZE_AT, total);
-    Ok((
-        image,
-        Sizes {
-            kernel,
-            symbols: table.len(),
-            without_root,
-            root: root.len(),
-            total,
-        },
-    ))
+    Ok((image, Sizes { kernel, symbols: table.len(), without_root, root: root.len(), total }))
 }
 
 /// The loadable segments as one run of bytes, and the virtual address of the first.
@@ -256,15 +218,9 @@ fn flatten(file: &ElfFile64<Endianness>, data: &[u8]) -> Result<(Vec<u8>, u64), 
     let endian = file.endian();
     let mut base = u64::MAX;
     let mut end = 0;
-    let loads = file
-        .elf_program_headers()
-        .iter()
-        .filter(|h| h.p_type(endian) == PT_LOAD && h.p_memsz(endian) > 0);
+    let loads = file.elf_program_headers().iter().filter(|h| h.p_type(endian) == PT_LOAD && h.p_memsz(endian) > 0);
     for header in loads.clone() {
-        let last = header
-            .p_vaddr(endian)
-            .checked_add(header.p_memsz(endian))
-            .ok_or("a segment wraps around")?;
+        let last = header.p_vaddr(endian).checked_add(header.p_memsz(endian)).ok_or("a segment wraps around")?;
         base = base.min(header.p_vaddr(endian));
         end = end.max(last);
     }
@@ -272,16 +228,11 @@ fn flatten(file: &ElfFile64<Endianness>, data: &[u8]) -> Result<(Vec<u8>, u64), 
         return Err("no loadable segment".into());
     }
     if end - base > SPAN_LIMIT {
-        return Err(Problem::Elf(format!(
-            "segments span {:#x} bytes from {base:#x}",
-            end - base
-        )));
+        return Err(Problem::Elf(format!("segments span {:#x} bytes from {base:#x}", end - base)));
     }
     let mut image = vec![0; to_usize(end - base)];
     for header in loads {
-        let bytes = header
-            .data(endian, data)
-            .map_err(|()| "a segment lies outside the file")?;
+        let bytes = header.data(endian, data).map_err(|()| "a segment lies outside the file")?;
         let at = to_usize(header.p_vaddr(endian) - base);
         image
             .get_mut(at..at + bytes.len())
@@ -293,19 +244,11 @@ fn flatten(file: &ElfFile64<Endianness>, data: &[u8]) -> Result<(Vec<u8>, u64), 
 
 /// Offset of the info record in the image.
 fn info_record(file: &ElfFile64<Endianness>, image: &[u8], base: u64) -> Result<usize, Problem> {
-    let symbol = file
-        .symbols()
-        .find(|s| s.name() == Ok(INFO_SYMBOL))
-        .ok_or("the kernel has no symbol __piton_image_info")?;
-    let at = symbol
-        .address()
-        .checked_sub(base)
-        .map(to_usize)
-        .ok_or("__piton_image_info lies before the image")?;
-    let record = at
-        .checked_add(INFO_LEN)
-        .and_then(|end| image.get(at..end))
-        .ok_or("__piton_image_info lies after the image")?;
+    let symbol =
+        file.symbols().find(|s| s.name() == Ok(INFO_SYMBOL)).ok_or("the kernel has no symbol __piton_image_info")?;
+    let at = symbol.address().checked_sub(base).map(to_usize).ok_or("__piton_image_info lies before the image")?;
+    let record =
+        at.checked_add(INFO_LEN).and_then(|end| image.get(at..end)).ok_or("__piton_image_info lies after the image")?;
     if record[..8] != INFO_MAGIC.to_le_bytes() {
         return Err("__piton_image_info does not start with its magic number".into());
     }
@@ -317,14 +260,8 @@ fn functions(file: &ElfFile64<Endianness>, base: u64, kernel: usize) -> Vec<Func
     file.symbols()
         .filter(|s| s.kind() == SymbolKind::Text && s.is_definition())
         .filter_map(|s| {
-            let offset = s
-                .address()
-                .checked_sub(base)
-                .filter(|&o| to_usize(o) < kernel)?;
-            Some(Function {
-                offset: u32::try_from(offset).ok()?,
-                name: s.name().ok()?.into(),
-            })
+            let offset = s.address().checked_sub(base).filter(|&o| to_usize(o) < kernel)?;
+            Some(Function { offset: u32::try_from(offset).ok()?, name: s.name().ok()?.into() })
         })
         .collect()
 }
@@ -366,12 +303,7 @@ mod tests {
             let mut segment = vec![0; 0x1000];
             segment[MAGIC_AT..MAGIC_AT + 4].copy_from_slice(MAGIC);
             segment[INFO_AT..INFO_AT + 8].copy_from_slice(&INFO_MAGIC.to_le_bytes());
-            Self {
-                machine: 183,
-                memory: 0x1800,
-                segment,
-                symbol: INFO_SYMBOL,
-            }
+            Self { machine: 183, memory: 0x1800, segment, symbol: INFO_SYMBOL }
         }
 
         fn bytes(&self) -> Vec<u8> {
@@ -390,11 +322,8 @@ mod tests {
             let mut out = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
             let half = |out: &mut Vec<u8>, v: u16| out.extend_from_slice(&v.to_le_bytes());
             let word = |out: &mut Vec<u8>, v: u32| out.extend_from_slice(&v.to_le_bytes());
-            let longs = |out: &mut Vec<u8>, values: &[u64]| {
-                values
-                    .iter()
-                    .for_each(|v| out.extend_from_slice(&v.to_le_bytes()))
-            };
+            let longs =
+                |out: &mut Vec<u8>, values: &[u64]| values.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes()));
             half(&mut out, 2);
             half(&mut out, self.machine);
             word(&mut out, 1);
@@ -405,17 +334,7 @@ mod tests {
             }
             word(&mut out, PT_LOAD.0);
             word(&mut out, 5);
-            longs(
-                &mut out,
-                &[
-                    segment_at,
-                    BASE,
-                    0x4020_0000,
-                    self.segment.len() as u64,
-                    self.memory,
-                    0x1000,
-                ],
-            );
+            longs(&mut out, &[segment_at, BASE, 0x4020_0000, self.segment.len() as u64, self.memory, 0x1000]);
             out.resize(segment_at as usize, 0);
             out.extend_from_slice(&self.segment);
             for (name, info, section, value) in symbols {
@@ -445,9 +364,7 @@ mod tests {
     }
 
     fn u64_at(image: &[u8], at: usize) -> usize {
-        to_usize(u64::from_le_bytes(
-            image[at..at + 8].try_into().expect("eight bytes"),
-        ))
+        to_usize(u64::from_le_bytes(image[at..at + 8].try_into().expect("eight bytes")))
     }
 
     fn refused(elf: &Elf) -> String {
@@ -465,10 +382,7 @@ mod tests {
         assert!(image[0x1000..0x1800].iter().all(|&b| b == 0), "bss is zero");
         let info = |field: usize| u64_at(&image, INFO_AT + 8 * field);
         assert_eq!([info(1), info(3), info(4)], [0x2000, 0x3000, 5000]);
-        assert_eq!(
-            &image[info(1)..info(1) + info(2)],
-            b"\x01\0\0\0\x40\0\0\0\0\0\0\0start\0"
-        );
+        assert_eq!(&image[info(1)..info(1) + info(2)], b"\x01\0\0\0\x40\0\0\0\0\0\0\0start\0");
         assert_eq!(&image[0x3000..0x3000 + 5000], root);
         assert_eq!(u64_at(&image, IMAGE_SIZE_AT), image.len());
         assert_eq!(image.len() % PAGE, 0);
@@ -478,16 +392,12 @@ mod tests {
     fn no_root_image_is_a_length_of_zero() {
         let (image, sizes) = assemble(&Elf::kernel().bytes(), None).expect("a good kernel");
         assert_eq!(sizes.root, 0);
-        assert_eq!(
-            [u64_at(&image, INFO_AT + 24), u64_at(&image, INFO_AT + 32)],
-            [0, 0]
-        );
+        assert_eq!([u64_at(&image, INFO_AT + 24), u64_at(&image, INFO_AT + 32)], [0, 0]);
     }
 
     #[test]
     fn root_image_is_found_in_a_finished_image_and_forgotten() {
-        let (mut image, _) =
-            assemble(&Elf::kernel().bytes(), Some(&[1; 10])).expect("a good kernel");
+        let (mut image, _) = assemble(&Elf::kernel().bytes(), Some(&[1; 10])).expect("a good kernel");
         assert_eq!(find_root(&image), Some(0x3000..0x300a));
         forget_root(&mut image);
         assert_eq!(find_root(&image), None);
@@ -497,10 +407,7 @@ mod tests {
     fn kernel_beyond_the_limit_is_refused() {
         let mut elf = Elf::kernel();
         elf.memory = KERNEL_LIMIT as u64 + 1;
-        assert!(matches!(
-            assemble(&elf.bytes(), None),
-            Err(Problem::TooBig(_))
-        ));
+        assert!(matches!(assemble(&elf.bytes(), None), Err(Problem::TooBig(_))));
     }
 
     #[test]
@@ -526,10 +433,7 @@ mod tests {
     fn truncated_files_are_refused() {
         let whole = Elf::kernel().bytes();
         for length in (0..whole.len()).step_by(7) {
-            assert!(
-                matches!(assemble(&whole[..length], None), Err(Problem::Elf(_))),
-                "{length} bytes"
-            );
+            assert!(matches!(assemble(&whole[..length], None), Err(Problem::Elf(_))), "{length} bytes");
         }
     }
 }

@@ -55,9 +55,7 @@ impl Options {
     /// # Errors
     /// [`Error::Input`] names it.
     pub fn check_script(&self) -> Result<(), Error> {
-        self.script
-            .as_deref()
-            .map_or(Ok(()), |path| check_readable("the script", path))
+        self.script.as_deref().map_or(Ok(()), |path| check_readable("the script", path))
     }
 }
 
@@ -80,10 +78,8 @@ impl Launch {
     pub fn new(board: &Board, options: &Options) -> Result<Self, Error> {
         options.check_script()?;
         check_qemu(&board.qemu.program)?;
-        let files = tempfile::Builder::new()
-            .prefix("piton-")
-            .tempdir()
-            .map_err(Error::io("making a temporary folder"))?;
+        let files =
+            tempfile::Builder::new().prefix("piton-").tempdir().map_err(Error::io("making a temporary folder"))?;
         let mut command = Command::new(&board.qemu.program);
         command.args(machine(board, options)?);
         command.args(console(board, options));
@@ -105,11 +101,7 @@ impl Launch {
             command.arg("-fw_cfg").arg(item);
         }
         command.args(&options.extra);
-        Ok(Self {
-            command,
-            script: options.script.is_some(),
-            files,
-        })
+        Ok(Self { command, script: options.script.is_some(), files })
     }
 
     /// The folder of the temporary files.
@@ -125,21 +117,14 @@ fn machine(board: &Board, options: &Options) -> Result<Vec<String>, Error> {
     let mut machine = qemu.machine.clone();
     if let Some(version) = options.gic {
         if !qemu.gic_versions.contains(&version) {
-            return Err(Error::Usage(format!(
-                "board {} has no GIC version {version}",
-                board.name
-            )));
+            return Err(Error::Usage(format!("board {} has no GIC version {version}", board.name)));
         }
         machine.push_str(&format!(",gic-version={version}"));
     }
     let cpu = options.cpu.as_ref().unwrap_or(&qemu.cpu);
     let memory = options.memory.as_ref().unwrap_or(&qemu.memory);
     let cpus = options.cpus.unwrap_or(qemu.cpus).to_string();
-    Ok([
-        "-machine", &machine, "-cpu", cpu, "-m", memory, "-smp", &cpus,
-    ]
-    .map(Into::into)
-    .into())
+    Ok(["-machine", &machine, "-cpu", cpu, "-m", memory, "-smp", &cpus].map(Into::into).into())
 }
 
 /// The serial port on the standard streams, and nothing that the board does not ask for.
@@ -162,15 +147,7 @@ fn console(board: &Board, options: &Options) -> Vec<String> {
             .map(Into::into),
         );
     } else {
-        arguments.extend(
-            [
-                "-chardev",
-                "stdio,id=console,signal=off",
-                "-serial",
-                "chardev:console",
-            ]
-            .map(Into::into),
-        );
+        arguments.extend(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"].map(Into::into));
     }
     arguments
 }
@@ -210,17 +187,10 @@ fn item(name: &str, kind: &str, value: &OsStr) -> OsString {
 
 /// That a file is there and can be read, said in one line before QEMU says it in three.
 fn check_readable(what: &'static str, path: &Path) -> Result<(), Error> {
-    let error = |source| Error::Input {
-        what,
-        path: path.into(),
-        source,
-    };
+    let error = |source| Error::Input { what, path: path.into(), source };
     // Reading one byte also finds out folders, which open without error.
     let mut byte = [0];
-    File::open(path)
-        .and_then(|mut file| file.read(&mut byte))
-        .map(drop)
-        .map_err(error)
+    File::open(path).and_then(|mut file| file.read(&mut byte)).map(drop).map_err(error)
 }
 
 /// That QEMU is there and new enough.
@@ -228,15 +198,10 @@ fn check_qemu(program: &str) -> Result<(), Error> {
     let output = match Command::new(program).arg("--version").output() {
         Ok(output) => output,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::MissingProgram {
-                program: program.into(),
-            });
+            return Err(Error::MissingProgram { program: program.into() });
         }
         Err(source) => {
-            return Err(Error::Io {
-                what: format!("starting {program}"),
-                source,
-            });
+            return Err(Error::Io { what: format!("starting {program}"), source });
         }
     };
     let text = String::from_utf8_lossy(&output.stdout);
@@ -244,23 +209,13 @@ fn check_qemu(program: &str) -> Result<(), Error> {
     if major_version(line).is_some_and(|major| major >= QEMU_MAJOR) {
         return Ok(());
     }
-    let found = line
-        .strip_prefix("QEMU emulator version ")
-        .filter(|v| !v.is_empty())
-        .unwrap_or("unknown");
-    Err(Error::OldQemu {
-        program: program.into(),
-        found: found.into(),
-    })
+    let found = line.strip_prefix("QEMU emulator version ").filter(|v| !v.is_empty()).unwrap_or("unknown");
+    Err(Error::OldQemu { program: program.into(), found: found.into() })
 }
 
 /// The major number in `QEMU emulator version 10.0.2 (...)`.
 fn major_version(line: &str) -> Option<u32> {
-    line.strip_prefix("QEMU emulator version ")?
-        .split('.')
-        .next()?
-        .parse()
-        .ok()
+    line.strip_prefix("QEMU emulator version ")?.split('.').next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -270,18 +225,11 @@ mod tests {
     fn arguments(options: &Options) -> Vec<String> {
         let board = Board::load("qemu-virt").expect("the board exists");
         let launch = Launch::new(&board, options).expect("the command can be made");
-        launch
-            .command
-            .get_args()
-            .map(|a| a.to_string_lossy().into_owned())
-            .collect()
+        launch.command.get_args().map(|a| a.to_string_lossy().into_owned()).collect()
     }
 
     fn value_of<'a>(arguments: &'a [String], flag: &str) -> &'a str {
-        let at = arguments
-            .iter()
-            .position(|a| a == flag)
-            .expect("the flag is given");
+        let at = arguments.iter().position(|a| a == flag).expect("the flag is given");
         &arguments[at + 1]
     }
 
@@ -290,12 +238,8 @@ mod tests {
         let plain = arguments(&Options::default());
         assert_eq!(value_of(&plain, "-machine"), "virt");
         assert_eq!(value_of(&plain, "-m"), "512M");
-        let changed = arguments(&Options {
-            gic: Some(3),
-            memory: Some("64M".into()),
-            cpus: Some(4),
-            ..Options::default()
-        });
+        let changed =
+            arguments(&Options { gic: Some(3), memory: Some("64M".into()), cpus: Some(4), ..Options::default() });
         assert_eq!(value_of(&changed, "-machine"), "virt,gic-version=3");
         assert_eq!(value_of(&changed, "-m"), "64M");
         assert_eq!(value_of(&changed, "-smp"), "4");
@@ -304,15 +248,7 @@ mod tests {
     #[test]
     fn interrupt_controller_the_board_lacks_is_refused() {
         let board = Board::load("qemu-virt").expect("the board exists");
-        let error = Launch::new(
-            &board,
-            &Options {
-                gic: Some(7),
-                ..Options::default()
-            },
-        )
-        .err()
-        .expect("refused");
+        let error = Launch::new(&board, &Options { gic: Some(7), ..Options::default() }).err().expect("refused");
         assert!(error.to_string().contains("GIC version 7"), "{error}");
     }
 
@@ -320,10 +256,7 @@ mod tests {
     fn missing_script_is_named_and_gives_status_2() {
         let board = Board::load("qemu-virt").expect("the board exists");
         for path in ["/nonexistent/f.py", "/"] {
-            let options = Options {
-                script: Some(path.into()),
-                ..Options::default()
-            };
+            let options = Options { script: Some(path.into()), ..Options::default() };
             let error = Launch::new(&board, &options).err().expect("refused");
             assert!(error.to_string().contains(path), "{error}");
             assert_eq!(error.status(), 2);
@@ -332,18 +265,12 @@ mod tests {
 
     #[test]
     fn commas_in_a_script_name_are_doubled() {
-        assert_eq!(
-            item("script-name", "string", OsStr::new("a,b.py")),
-            "name=opt/piton/script-name,string=a,,b.py"
-        );
+        assert_eq!(item("script-name", "string", OsStr::new("a,b.py")), "name=opt/piton/script-name,string=a,,b.py");
     }
 
     #[test]
     fn versions_of_qemu_are_read() {
-        assert_eq!(
-            major_version("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)"),
-            Some(10)
-        );
+        assert_eq!(major_version("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)"), Some(10));
         assert_eq!(major_version("QEMU emulator version 7.2.17"), Some(7));
         assert_eq!(major_version("something else"), None);
     }

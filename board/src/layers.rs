@@ -17,10 +17,7 @@ use crate::workspace;
 ///
 /// `kernel` reaches its architecture through `src/arch.rs` only, which the search for `cfg(target_arch)` checks.
 const RULES: &[(&str, &[&str])] = &[
-    (
-        "kernel",
-        &["klib", "abi", "hal", "dtb", "drivers", "arch-aarch64"],
-    ),
+    ("kernel", &["klib", "abi", "hal", "dtb", "drivers", "arch-aarch64"]),
     ("drivers", &["hal"]),
     ("arch-aarch64", &["klib", "hal"]),
     ("klib", &["hal", "abi"]),
@@ -47,13 +44,8 @@ pub fn check() -> Result<Vec<String>, Error> {
     let mut files = Vec::new();
     rust_files(&root, &mut files)?;
     for path in files {
-        let text =
-            fs::read_to_string(&path).map_err(Error::io(format!("reading {}", path.display())))?;
-        let place = path
-            .strip_prefix(&root)
-            .unwrap_or(&path)
-            .to_string_lossy()
-            .into_owned();
+        let text = fs::read_to_string(&path).map_err(Error::io(format!("reading {}", path.display())))?;
+        let place = path.strip_prefix(&root).unwrap_or(&path).to_string_lossy().into_owned();
         findings.extend(arch_conditions(&place, &text));
         findings.extend(arch_imports(&place, &text));
     }
@@ -93,10 +85,7 @@ fn metadata(root: &Path) -> Result<Metadata, Error> {
     if !output.status.success() {
         return Err(Error::Command { command: command() });
     }
-    serde_json::from_slice(&output.stdout).map_err(|e| Error::Io {
-        what: command(),
-        source: e.into(),
-    })
+    serde_json::from_slice(&output.stdout).map_err(|e| Error::Io { what: command(), source: e.into() })
 }
 
 /// Imports that the rules do not allow.
@@ -108,15 +97,9 @@ fn imports(metadata: &Metadata) -> Vec<String> {
             findings.push(format!("{}: no rule says what it may import", package.name));
             continue;
         };
-        let ours = package
-            .dependencies
-            .iter()
-            .filter(|d| d.path.is_some() && d.kind.as_deref() != Some("dev"));
+        let ours = package.dependencies.iter().filter(|d| d.path.is_some() && d.kind.as_deref() != Some("dev"));
         for dependency in ours.filter(|d| !allowed.contains(&d.name.as_str())) {
-            findings.push(format!(
-                "{} imports {}, which it may not",
-                package.name, dependency.name
-            ));
+            findings.push(format!("{} imports {}, which it may not", package.name, dependency.name));
         }
     }
     findings
@@ -127,9 +110,7 @@ fn arch_conditions(place: &str, text: &str) -> Vec<String> {
     if place == CHECKER || ARCH_PLACES.iter().any(|p| place.starts_with(p)) {
         return Vec::new();
     }
-    lines(place, text, |line| line.contains("target_arch"))
-        .map(|l| format!("{l}: cfg(target_arch)"))
-        .collect()
+    lines(place, text, |line| line.contains("target_arch")).map(|l| format!("{l}: cfg(target_arch)")).collect()
 }
 
 /// Lines of the kernel that name an architecture crate elsewhere than in `src/arch.rs`.
@@ -137,17 +118,11 @@ fn arch_imports(place: &str, text: &str) -> Vec<String> {
     if !place.starts_with("kernel/src/") || place == "kernel/src/arch.rs" {
         return Vec::new();
     }
-    lines(place, text, |line| line.contains("arch_aarch64"))
-        .map(|l| format!("{l}: names an arch crate"))
-        .collect()
+    lines(place, text, |line| line.contains("arch_aarch64")).map(|l| format!("{l}: names an arch crate")).collect()
 }
 
 /// `place:line` of the lines of code, not comment, that match.
-fn lines<'a>(
-    place: &'a str,
-    text: &'a str,
-    matches: impl Fn(&str) -> bool + 'a,
-) -> impl Iterator<Item = String> + 'a {
+fn lines<'a>(place: &'a str, text: &'a str, matches: impl Fn(&str) -> bool + 'a) -> impl Iterator<Item = String> + 'a {
     text.lines()
         .enumerate()
         .filter(move |(_, line)| !line.trim_start().starts_with("//") && matches(line))
@@ -157,9 +132,8 @@ fn lines<'a>(
 /// Collects the `.rs` files under `folder`, leaving out what is built and hidden.
 fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {
     let what = || format!("listing {}", folder.display());
-    let mut entries = fs::read_dir(folder)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(Error::io(what()))?;
+    let mut entries =
+        fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(Error::io(what()))?;
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let name = entry.file_name();
@@ -179,25 +153,13 @@ mod tests {
     use super::*;
 
     fn package(name: &str, dependency: &str, kind: Option<&str>) -> Metadata {
-        let dependency = Dependency {
-            name: dependency.into(),
-            kind: kind.map(Into::into),
-            path: Some("x".into()),
-        };
-        Metadata {
-            packages: vec![Package {
-                name: name.into(),
-                dependencies: vec![dependency],
-            }],
-        }
+        let dependency = Dependency { name: dependency.into(), kind: kind.map(Into::into), path: Some("x".into()) };
+        Metadata { packages: vec![Package { name: name.into(), dependencies: vec![dependency] }] }
     }
 
     #[test]
     fn driver_that_imports_the_kernel_is_found() {
-        assert_eq!(
-            imports(&package("drivers", "klib", None)),
-            ["drivers imports klib, which it may not"]
-        );
+        assert_eq!(imports(&package("drivers", "klib", None)), ["drivers imports klib, which it may not"]);
         assert!(imports(&package("drivers", "hal", None)).is_empty());
     }
 
@@ -209,19 +171,13 @@ mod tests {
 
     #[test]
     fn crate_without_a_rule_is_found() {
-        assert_eq!(
-            imports(&package("newcomer", "hal", None)),
-            ["newcomer: no rule says what it may import"]
-        );
+        assert_eq!(imports(&package("newcomer", "hal", None)), ["newcomer: no rule says what it may import"]);
     }
 
     #[test]
     fn architecture_conditions_have_their_place() {
         let line = "#[cfg(target_arch = \"aarch64\")]\n";
-        assert_eq!(
-            arch_conditions("kernel/src/boot.rs", line),
-            ["kernel/src/boot.rs:1: cfg(target_arch)"]
-        );
+        assert_eq!(arch_conditions("kernel/src/boot.rs", line), ["kernel/src/boot.rs:1: cfg(target_arch)"]);
         assert!(arch_conditions("kernel/src/arch.rs", line).is_empty());
         assert!(arch_conditions("kernel/arch/aarch64/src/mmu.rs", line).is_empty());
         assert!(arch_conditions("kernel/src/boot.rs", "// no target_arch here\n").is_empty());
@@ -230,10 +186,7 @@ mod tests {
     #[test]
     fn kernel_names_its_architecture_in_one_file() {
         let line = "use arch_aarch64::mmu;\n";
-        assert_eq!(
-            arch_imports("kernel/src/boot.rs", line),
-            ["kernel/src/boot.rs:1: names an arch crate"]
-        );
+        assert_eq!(arch_imports("kernel/src/boot.rs", line), ["kernel/src/boot.rs:1: names an arch crate"]);
         assert!(arch_imports("kernel/src/arch.rs", line).is_empty());
     }
 }

@@ -56,10 +56,7 @@ fn command() -> Result<u8, Error> {
             Some("list") => list(parser),
             Some("check-layers") => check_layers(parser),
             Some("help") => help(),
-            _ => Err(Error::Usage(format!(
-                "unknown command `{}`",
-                name.display()
-            ))),
+            _ => Err(Error::Usage(format!("unknown command `{}`", name.display()))),
         },
         Some(Long("help") | Short('h')) | None => help(),
         Some(other) => Err(usage(other.unexpected())),
@@ -82,16 +79,12 @@ fn make_image(mut parser: lexopt::Parser) -> Result<u8, Error> {
     match arch.as_deref().and_then(|name| name.to_str()) {
         Some("arm64") => {}
         Some(name) => {
-            return Err(Error::Usage(format!(
-                "no image for `{name}`; there is one for arm64"
-            )));
+            return Err(Error::Usage(format!("no image for `{name}`; there is one for arm64")));
         }
         None => return Err(Error::Usage("which image? there is one for arm64".into())),
     }
     if no_root && root.is_some() {
-        return Err(Error::Usage(
-            "--root and --no-root exclude each other".into(),
-        ));
+        return Err(Error::Usage("--root and --no-root exclude each other".into()));
     }
     let root = match (no_root, root) {
         (true, _) => None,
@@ -100,16 +93,10 @@ fn make_image(mut parser: lexopt::Parser) -> Result<u8, Error> {
     };
     let out = out.unwrap_or_else(|| workspace::image("arm64"));
     let elf = elf.map_or_else(image::compile_kernel, Ok)?;
-    let sizes = image::write(&image::Parts {
-        elf,
-        root,
-        out: out.clone(),
-    })?;
+    let sizes = image::write(&image::Parts { elf, root, out: out.clone() })?;
     println!(
         "{}: {} bytes; kernel {} + symbols {} = {} of at most {}; root image {}",
-        out.strip_prefix(workspace::root())
-            .unwrap_or(&out)
-            .display(),
+        out.strip_prefix(workspace::root()).unwrap_or(&out).display(),
         sizes.total,
         sizes.kernel,
         sizes.symbols,
@@ -121,10 +108,7 @@ fn make_image(mut parser: lexopt::Parser) -> Result<u8, Error> {
 }
 
 fn run_board(mut parser: lexopt::Parser) -> Result<u8, Error> {
-    let mut options = Options {
-        interactive: run::on_terminal(),
-        ..Options::default()
-    };
+    let mut options = Options { interactive: run::on_terminal(), ..Options::default() };
     let (mut name, mut limit) = (None::<String>, None);
     while let Some(argument) = parser.next().map_err(usage)? {
         match argument {
@@ -149,9 +133,7 @@ fn run_board(mut parser: lexopt::Parser) -> Result<u8, Error> {
         }
     }
     let Some(name) = name else {
-        return Err(Error::Usage(
-            "which board? `cargo board list` shows them".into(),
-        ));
+        return Err(Error::Usage("which board? `cargo board list` shows them".into()));
     };
     let board = Board::load(&name)?;
     options.check_script()?;
@@ -175,10 +157,7 @@ fn run_board(mut parser: lexopt::Parser) -> Result<u8, Error> {
 fn list(mut parser: lexopt::Parser) -> Result<u8, Error> {
     no_more(&mut parser)?;
     for board in Board::all()? {
-        println!(
-            "{:12} {:20} tier {}  tested on {}",
-            board.name, board.soc, board.tier, board.tested_on
-        );
+        println!("{:12} {:20} tier {}  tested on {}", board.name, board.soc, board.tier, board.tested_on);
     }
     Ok(0)
 }
@@ -204,11 +183,7 @@ fn help() -> Result<u8, Error> {
 
 /// The path when it exists, else how to make it.
 fn built(path: PathBuf, remedy: &'static str) -> Result<PathBuf, Error> {
-    if path.exists() {
-        Ok(path)
-    } else {
-        Err(Error::NotBuilt { path, remedy })
-    }
+    if path.exists() { Ok(path) } else { Err(Error::NotBuilt { path, remedy }) }
 }
 
 fn usage(error: lexopt::Error) -> Error {
@@ -216,10 +191,7 @@ fn usage(error: lexopt::Error) -> Error {
 }
 
 fn no_more(parser: &mut lexopt::Parser) -> Result<(), Error> {
-    parser
-        .next()
-        .map_err(usage)?
-        .map_or(Ok(()), |other| Err(usage(other.unexpected())))
+    parser.next().map_err(usage)?.map_or(Ok(()), |other| Err(usage(other.unexpected())))
 }
 
 fn value(parser: &mut lexopt::Parser) -> Result<OsString, Error> {
@@ -241,10 +213,6 @@ fn number(parser: &mut lexopt::Parser) -> Result<u32, Error> {
 fn seconds(parser: &mut lexopt::Parser) -> Result<Duration, Error> {
     let value = value(parser)?;
     let number: f64 = value.parse().map_err(usage)?;
-    Duration::try_from_secs_f64(number).map_err(|_| {
-        Error::Usage(format!(
-            "--timeout takes a number of seconds, not `{}`",
-            value.display()
-        ))
-    })
+    Duration::try_from_secs_f64(number)
+        .map_err(|_| Error::Usage(format!("--timeout takes a number of seconds, not `{}`", value.display())))
 }

@@ -113,11 +113,7 @@ pub fn die_with_parent(command: &mut Command) {
     let in_child = move || {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         // The parent may have ended before the call above.
-        if rustix::process::getppid() == Some(parent) {
-            Ok(())
-        } else {
-            Err(std::io::ErrorKind::NotFound.into())
-        }
+        if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(std::io::ErrorKind::NotFound.into()) }
     };
     // SAFETY: between fork and exec the closure makes two system calls and allocates nothing, so it is
     // async-signal-safe as `pre_exec` asks.
@@ -133,27 +129,18 @@ pub fn die_with_parent(command: &mut Command) {
 pub fn stop(child: &mut Child) -> Result<(), Error> {
     // `Child` knows when the process has been waited for already, so no stranger's number is used.
     child.kill().map_err(Error::io("stopping QEMU"))?;
-    child
-        .wait()
-        .map(drop)
-        .map_err(Error::io("waiting for QEMU"))
+    child.wait().map(drop).map_err(Error::io("waiting for QEMU"))
 }
 
 /// A status as the shell has it: 128 + n for signal n.
 #[must_use]
 pub fn status_byte(status: ExitStatus) -> u8 {
-    let number = status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    let number = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     u8::try_from(number & 0xff).unwrap_or(u8::MAX)
 }
 
 /// Waits for the first of the child's end (its status), the deadline and a signal (none).
-fn wait(
-    child: &mut Child,
-    signals: &Signals,
-    deadline: Option<Instant>,
-) -> Result<Option<ExitStatus>, Error> {
+fn wait(child: &mut Child, signals: &Signals, deadline: Option<Instant>) -> Result<Option<ExitStatus>, Error> {
     let failed = |e: rustix::io::Errno| Error::io("waiting for QEMU")(e.into());
     let process = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).map_err(failed)?;
     loop {
@@ -165,14 +152,10 @@ fn wait(
         }
         let timeout = match deadline.map(|d| d.saturating_duration_since(Instant::now())) {
             Some(Duration::ZERO) => return Ok(None),
-            Some(left) => Some(Timespec::try_from(left).unwrap_or(Timespec {
-                tv_sec: i64::MAX,
-                tv_nsec: 0,
-            })),
+            Some(left) => Some(Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 })),
             None => None,
         };
-        let mut events = [process.as_fd(), signals.wake.as_fd()]
-            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let mut events = [process.as_fd(), signals.wake.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         match poll(&mut events, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(failed(e)),
@@ -204,8 +187,6 @@ impl Signals {
     }
 
     fn last(&self) -> Option<u8> {
-        u8::try_from(self.number.load(Ordering::SeqCst))
-            .ok()
-            .filter(|&n| n != 0)
+        u8::try_from(self.number.load(Ordering::SeqCst)).ok().filter(|&n| n != 0)
     }
 }

@@ -67,19 +67,13 @@ impl Board {
     /// [`Error::BoardFile`] for the first one whose file is wrong.
     pub fn all() -> Result<Vec<Self>, Error> {
         let folder = workspace::root().join("board");
-        names(&folder)?
-            .iter()
-            .map(|name| Self::load_from(&folder, name))
-            .collect()
+        names(&folder)?.iter().map(|name| Self::load_from(&folder, name)).collect()
     }
 
     fn load_from(folder: &Path, name: &str) -> Result<Self, Error> {
         let known = names(folder)?;
         if !known.iter().any(|k| k == name) {
-            return Err(Error::UnknownBoard {
-                name: name.into(),
-                known: known.join(", "),
-            });
+            return Err(Error::UnknownBoard { name: name.into(), known: known.join(", ") });
         }
         let path = folder.join(name).join("board.toml");
         let text = fs::read_to_string(&path).map_err(|source| Error::Input {
@@ -87,10 +81,8 @@ impl Board {
             path: path.clone(),
             source,
         })?;
-        let mut board: Self = toml::from_str(&text).map_err(|e| Error::BoardFile {
-            path,
-            message: e.to_string().trim_end().into(),
-        })?;
+        let mut board: Self =
+            toml::from_str(&text).map_err(|e| Error::BoardFile { path, message: e.to_string().trim_end().into() })?;
         board.name = name.into();
         Ok(board)
     }
@@ -126,19 +118,13 @@ mod tests {
     fn unknown_board_is_refused_with_the_list() {
         let error = Board::load("nonesuch").expect_err("there is no such board");
         let text = error.to_string();
-        assert!(
-            text.contains("nonesuch") && text.contains("qemu-virt"),
-            "{text}"
-        );
+        assert!(text.contains("nonesuch") && text.contains("qemu-virt"), "{text}");
         assert_eq!(error.status(), 2);
     }
 
     #[test]
     fn board_name_with_a_path_in_it_is_unknown() {
-        assert!(matches!(
-            Board::load("../board/qemu-virt"),
-            Err(Error::UnknownBoard { .. })
-        ));
+        assert!(matches!(Board::load("../board/qemu-virt"), Err(Error::UnknownBoard { .. })));
     }
 
     #[test]

@@ -26,9 +26,7 @@ pub fn encode(mut functions: Vec<Function>) -> Vec<u8> {
         table.extend_from_slice(&function.offset.to_le_bytes());
         table.extend_from_slice(&to_u32(names.len()).to_le_bytes());
         // `{:#}` leaves out the hash at the end of a Rust name.
-        names.extend_from_slice(
-            format!("{:#}", rustc_demangle::demangle(&function.name)).as_bytes(),
-        );
+        names.extend_from_slice(format!("{:#}", rustc_demangle::demangle(&function.name)).as_bytes());
         names.push(0);
     }
     table.extend_from_slice(&names);
@@ -45,10 +43,7 @@ mod tests {
     use super::*;
 
     fn function(offset: u32, name: &str) -> Function {
-        Function {
-            offset,
-            name: name.into(),
-        }
+        Function { offset, name: name.into() }
     }
 
     #[test]
@@ -58,10 +53,7 @@ mod tests {
 
     #[test]
     fn entries_are_sorted_and_names_demangled_without_hash() {
-        let table = encode(vec![
-            function(0x20, "_ZN6kernel5panic17h0123456789abcdefE"),
-            function(0x10, "start"),
-        ]);
+        let table = encode(vec![function(0x20, "_ZN6kernel5panic17h0123456789abcdefE"), function(0x10, "start")]);
         let mut expected = Vec::new();
         for word in [2_u32, 0x10, 0, 0x20, 6] {
             expected.extend_from_slice(&word.to_le_bytes());

@@ -55,9 +55,7 @@ pub fn describe() -> Option<String> {
     if !out.is_terminal() {
         return None;
     }
-    let term = std::env::var("TERM")
-        .ok()
-        .filter(|t| !t.is_empty() && t.is_ascii() && !t.contains(' '));
+    let term = std::env::var("TERM").ok().filter(|t| !t.is_empty() && t.is_ascii() && !t.contains(' '));
     let mut text = format!("TERM={}", term.as_deref().unwrap_or("dumb"));
     if let Ok(size) = tcgetwinsize(&out)
         && size.ws_col > 0

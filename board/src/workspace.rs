@@ -11,8 +11,8 @@ use std::path::PathBuf;
 /// Cargo tells a program that it runs where its crate is; a program started by hand falls back to where it was built.
 #[must_use]
 pub fn root() -> PathBuf {
-    let board = std::env::var_os("CARGO_MANIFEST_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    let board =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     match board.parent() {
         Some(root) => root.to_path_buf(),
         None => board,

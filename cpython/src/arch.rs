@@ -45,16 +45,10 @@ pub const ARCHES: &[Arch] = &[
 impl Arch {
     /// The architecture of that Debian name.
     pub fn by_name(name: &str) -> Result<&'static Arch, Error> {
-        ARCHES
-            .iter()
-            .find(|arch| arch.debian == name)
-            .ok_or_else(|| {
-                let known: Vec<&str> = ARCHES.iter().map(|arch| arch.debian).collect();
-                Error::Usage(format!(
-                    "unknown architecture `{name}` (known: {})",
-                    known.join(", ")
-                ))
-            })
+        ARCHES.iter().find(|arch| arch.debian == name).ok_or_else(|| {
+            let known: Vec<&str> = ARCHES.iter().map(|arch| arch.debian).collect();
+            Error::Usage(format!("unknown architecture `{name}` (known: {})", known.join(", ")))
+        })
     }
 }
 
@@ -70,9 +64,6 @@ mod tests {
 
     #[test]
     fn arm64_is_found_by_its_debian_name() {
-        assert_eq!(
-            Arch::by_name("arm64").unwrap().multiarch,
-            "aarch64-linux-gnu"
-        );
+        assert_eq!(Arch::by_name("arm64").unwrap().multiarch, "aarch64-linux-gnu");
     }
 }

@@ -20,10 +20,7 @@ pub fn write(tree: &Path) -> Result<usize, Error> {
     let mut files = Vec::new();
     for relative in run::walk(&directory)? {
         let path = directory.join(&relative);
-        files.push((
-            path.clone(),
-            String::from_utf8_lossy(&run::read_file(&path)?).into_owned(),
-        ));
+        files.push((path.clone(), String::from_utf8_lossy(&run::read_file(&path)?).into_owned()));
     }
     let mut text = String::new();
     for (path, contents) in &files {
@@ -65,10 +62,7 @@ mod tests {
     #[test]
     fn comments_around_a_certificate_are_left_out() {
         let text = format!("# Root\r\n{BEGIN}\r\nAAAA\r\n{END}");
-        assert_eq!(
-            certificates(&text).unwrap(),
-            format!("{BEGIN}\nAAAA\n{END}\n")
-        );
+        assert_eq!(certificates(&text).unwrap(), format!("{BEGIN}\nAAAA\n{END}\n"));
     }
 
     #[test]
@@ -80,10 +74,7 @@ mod tests {
     #[test]
     fn truncated_or_empty_file_is_refused() {
         assert_eq!(certificates(&format!("{BEGIN}\nA\n")), None);
-        assert_eq!(
-            certificates(&format!("{BEGIN}\nA\n{BEGIN}\nB\n{END}\n")),
-            None
-        );
+        assert_eq!(certificates(&format!("{BEGIN}\nA\n{BEGIN}\nB\n{END}\n")), None);
         assert_eq!(certificates(""), None);
     }
 }

@@ -39,15 +39,9 @@ pub fn library(bytes: &[u8]) -> Result<Library, &'static str> {
     let mut loads = Vec::new();
     let mut dynamic = None;
     for index in 0..count {
-        let at = index
-            .checked_mul(entry_size)
-            .and_then(|skip| table.checked_add(skip))
-            .ok_or(CUT)?;
-        let (file_offset, address, file_size) = (
-            offset_at(bytes, at + 8)?,
-            u64_at(bytes, at + 16)?,
-            u64_at(bytes, at + 32)?,
-        );
+        let at = index.checked_mul(entry_size).and_then(|skip| table.checked_add(skip)).ok_or(CUT)?;
+        let (file_offset, address, file_size) =
+            (offset_at(bytes, at + 8)?, u64_at(bytes, at + 16)?, u64_at(bytes, at + 32)?);
         match u32_at(bytes, at)? {
             PT_LOAD => loads.push((file_offset, address, file_size)),
             PT_DYNAMIC => dynamic = Some((file_offset, file_size)),
@@ -55,17 +49,11 @@ pub fn library(bytes: &[u8]) -> Result<Library, &'static str> {
         }
     }
     let Some((start, size)) = dynamic else {
-        return Ok(Library {
-            machine,
-            soname: None,
-        });
+        return Ok(Library { machine, soname: None });
     };
     let (mut strings, mut name) = (None, None);
     for entry in 0..size / 16 {
-        let at = usize::try_from(entry)
-            .ok()
-            .and_then(|entry| start.checked_add(entry * 16))
-            .ok_or(CUT)?;
+        let at = usize::try_from(entry).ok().and_then(|entry| start.checked_add(entry * 16)).ok_or(CUT)?;
         let (tag, value) = (u64_at(bytes, at)?, u64_at(bytes, at + 8)?);
         match tag {
             DT_NULL => break,
@@ -75,40 +63,24 @@ pub fn library(bytes: &[u8]) -> Result<Library, &'static str> {
         }
     }
     let Some(name) = name else {
-        return Ok(Library {
-            machine,
-            soname: None,
-        });
+        return Ok(Library { machine, soname: None });
     };
     let strings = strings.ok_or("it has a DT_SONAME but no DT_STRTAB")?;
     let in_file = loads.iter().find_map(|(offset, address, size)| {
-        let inside = strings
-            .checked_sub(*address)
-            .filter(|inside| inside < size)?;
-        usize::try_from(inside.checked_add(name)?)
-            .ok()?
-            .checked_add(*offset)
+        let inside = strings.checked_sub(*address).filter(|inside| inside < size)?;
+        usize::try_from(inside.checked_add(name)?).ok()?.checked_add(*offset)
     });
-    let text = bytes
-        .get(in_file.ok_or("its string table is in no segment")?..)
-        .ok_or(CUT)?;
+    let text = bytes.get(in_file.ok_or("its string table is in no segment")?..).ok_or(CUT)?;
     let end = text.iter().position(|byte| *byte == 0).ok_or(CUT)?;
-    let soname = std::str::from_utf8(text.get(..end).ok_or(CUT)?)
-        .map_err(|_| "its DT_SONAME is not text")?;
-    Ok(Library {
-        machine,
-        soname: Some(soname.to_owned()),
-    })
+    let soname = std::str::from_utf8(text.get(..end).ok_or(CUT)?).map_err(|_| "its DT_SONAME is not text")?;
+    Ok(Library { machine, soname: Some(soname.to_owned()) })
 }
 
 const CUT: &str = "it is cut short";
 
 fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], &'static str> {
     let end = at.checked_add(N).ok_or(CUT)?;
-    bytes
-        .get(at..end)
-        .and_then(|slice| slice.try_into().ok())
-        .ok_or(CUT)
+    bytes.get(at..end).and_then(|slice| slice.try_into().ok()).ok_or(CUT)
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Result<u16, &'static str> {
@@ -151,10 +123,7 @@ mod tests {
         };
         header(64, PT_LOAD, 0, 0x1000, 0x200);
         header(120, PT_DYNAMIC, 0x100, 0x1100, 48);
-        for (index, (tag, value)) in [(DT_STRTAB, 0x1180), (DT_SONAME, 1), (DT_NULL, 0)]
-            .into_iter()
-            .enumerate()
-        {
+        for (index, (tag, value)) in [(DT_STRTAB, 0x1180), (DT_SONAME, 1), (DT_NULL, 0)].into_iter().enumerate() {
             bytes[0x100 + index * 16..][..8].copy_from_slice(&u64::to_le_bytes(tag));
             bytes[0x108 + index * 16..][..8].copy_from_slice(&u64::to_le_bytes(value));
         }
@@ -165,13 +134,7 @@ mod tests {
     #[test]
     fn soname_is_read_through_the_load_segment() {
         let found = library(&sample()).unwrap();
-        assert_eq!(
-            found,
-            Library {
-                machine: 183,
-                soname: Some("libdemo.so".into())
-            }
-        );
+        assert_eq!(found, Library { machine: 183, soname: Some("libdemo.so".into()) });
     }
 
     #[test]

@@ -178,18 +178,10 @@ const HOT_MODULES: &[&str] = &[
 const MOSTLY_PADDING: usize = 15;
 
 /// Writes `image` from `tree`. `timestamp` is given to every file; `work` takes the hints file.
-pub fn write(
-    image: &Path,
-    tree: &Path,
-    work: &Path,
-    timestamp: u64,
-    compression: Compression,
-) -> Result<(), Error> {
+pub fn write(image: &Path, tree: &Path, work: &Path, timestamp: u64, compression: Compression) -> Result<(), Error> {
     let mut command = run::command("mkfs.erofs");
     command.args(["--quiet", "-x-1", "--all-root", "-Eforce-inode-compact"]);
-    command
-        .arg(format!("-T{timestamp}"))
-        .arg(format!("-U{UUID}"));
+    command.arg(format!("-T{timestamp}")).arg(format!("-U{UUID}"));
     match compression {
         Compression::None => {}
         Compression::All => {
@@ -198,9 +190,7 @@ pub fn write(
         Compression::Cold => {
             let hints = work.join("compress-hints");
             run::write_file(&hints, hint_lines(&padded_libraries(tree)?))?;
-            command
-                .args(["-zlz4hc,12", "-C4096"])
-                .arg(format!("--compress-hints={}", hints.display()));
+            command.args(["-zlz4hc,12", "-C4096"]).arg(format!("--compress-hints={}", hints.display()));
         }
     }
     run::output(command.arg(image).arg(tree)).map(drop)
@@ -209,18 +199,9 @@ pub fn write(
 /// The hints file: one line per pattern with the cluster size in bytes (0: not compressed); the first match counts.
 fn hint_lines(padded: &[String]) -> String {
     let line = |size: usize, pattern: &str| format!("{size} {}\n", glob::to_regex(pattern));
-    let compressed = padded
-        .iter()
-        .map(String::as_str)
-        .chain(COLD.iter().copied())
-        .map(|pattern| line(BLOCK, pattern));
+    let compressed = padded.iter().map(String::as_str).chain(COLD.iter().copied()).map(|pattern| line(BLOCK, pattern));
     let mapped = HOT.iter().map(|pattern| line(0, pattern));
-    let modules = HOT_MODULES.iter().map(|name| {
-        line(
-            0,
-            &format!("usr/lib/python3*/__pycache__/{name}.cpython-*.pyc"),
-        )
-    });
+    let modules = HOT_MODULES.iter().map(|name| line(0, &format!("usr/lib/python3*/__pycache__/{name}.cpython-*.pyc")));
     compressed.chain(mapped).chain(modules).collect()
 }
 
@@ -245,10 +226,7 @@ fn padded_libraries(tree: &Path) -> Result<Vec<String>, Error> {
 
 /// Share of all-zero blocks, in percent.
 fn padding_percent(bytes: &[u8]) -> usize {
-    let zero = bytes
-        .chunks(BLOCK)
-        .filter(|block| block.iter().all(|byte| *byte == 0))
-        .count();
+    let zero = bytes.chunks(BLOCK).filter(|block| block.iter().all(|byte| *byte == 0)).count();
     zero * 100 / bytes.len().div_ceil(BLOCK).max(1)
 }
 

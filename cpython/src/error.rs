@@ -97,42 +97,26 @@ impl Error {
     /// Wraps an I/O error with what was being done to which path.
     pub fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
         let path = path.to_path_buf();
-        move |source| Error::Io {
-            doing,
-            path,
-            source,
-        }
+        move |source| Error::Io { doing, path, source }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Usage(text) => write!(
-                f,
-                "{text}; `cargo run -p cpython -- help` lists the commands"
-            ),
+            Error::Usage(text) => write!(f, "{text}; `cargo run -p cpython -- help` lists the commands"),
             Error::MissingPrograms(needs) => {
                 let names: Vec<&str> = needs.iter().map(|need| need.what).collect();
                 let mut packages: Vec<&str> = needs.iter().map(|need| need.apt_package).collect();
                 packages.sort_unstable();
                 packages.dedup();
-                write!(
-                    f,
-                    "missing on this machine: {}; run: apt-get install {}",
-                    names.join(", "),
-                    packages.join(" ")
-                )
+                write!(f, "missing on this machine: {}; run: apt-get install {}", names.join(", "), packages.join(" "))
             }
             Error::NoMirror => write!(
                 f,
                 "no Debian mirror: this machine's apt configuration names none; set PITON_MIRROR= to the base address of one"
             ),
-            Error::NoNetwork {
-                mirror,
-                suite,
-                detail,
-            } => write!(
+            Error::NoNetwork { mirror, suite, detail } => write!(
                 f,
                 "no network: cannot reach the Debian mirror {mirror} for suite {suite}; set PITON_MIRROR= or connect \
                  (a download that broke off resumes)\n{detail}"
@@ -145,33 +129,17 @@ impl fmt::Display for Error {
             Error::BadPackage { name, why } => {
                 write!(f, "package {name}: {why}; run again to fetch it anew")
             }
-            Error::Command {
-                command,
-                status,
-                stderr,
-            } => write!(f, "`{command}` failed ({status})\n{stderr}"),
-            Error::Io {
-                doing,
-                path,
-                source,
-            } => write!(f, "cannot {doing} {}: {source}", path.display()),
+            Error::Command { command, status, stderr } => write!(f, "`{command}` failed ({status})\n{stderr}"),
+            Error::Io { doing, path, source } => write!(f, "cannot {doing} {}: {source}", path.display()),
             Error::Elf { path, why } => {
                 write!(f, "{} is not a usable ELF file: {why}", path.display())
             }
             Error::Certificate(path) => write!(f, "{} holds no PEM certificate", path.display()),
-            Error::Layout { path, why } => write!(
-                f,
-                "unexpected package contents at {}: {why}",
-                path.display()
-            ),
-            Error::TooLarge { bytes, limit } => write!(
-                f,
-                "the image has {bytes} bytes, over the limit of {limit}; add a rule to cpython/src/prune.rs"
-            ),
-            Error::Check(output) => write!(
-                f,
-                "Python in the image tree failed the import check\n{output}"
-            ),
+            Error::Layout { path, why } => write!(f, "unexpected package contents at {}: {why}", path.display()),
+            Error::TooLarge { bytes, limit } => {
+                write!(f, "the image has {bytes} bytes, over the limit of {limit}; add a rule to cpython/src/prune.rs")
+            }
+            Error::Check(output) => write!(f, "Python in the image tree failed the import check\n{output}"),
         }
     }
 }

@@ -47,9 +47,7 @@ impl Request {
 
     /// The first line of that note: another request must not be answered with this file.
     fn key(&self) -> String {
-        let Request {
-            package, pattern, ..
-        } = self;
+        let Request { package, pattern, .. } = self;
         format!("{package} {} {pattern}", self.arch.debian)
     }
 }
@@ -78,21 +76,9 @@ pub fn fetch(request: &Request) -> Result<String, Error> {
     let mut pending = VecDeque::from([request.package.clone()]);
     let mut seen = vec![request.package.clone()];
     while let Some(name) = pending.pop_front() {
-        let lock_file = request
-            .cache
-            .join(format!("fetch-{name}-{}.lock", request.arch.debian));
-        let alone = |_: &str| Selection {
-            with_dependencies: Vec::new(),
-            alone: vec![name.clone()],
-        };
-        let lock = apt::obtain(
-            &request.cache,
-            &lock_file,
-            request.arch.debian,
-            &choices,
-            alone,
-            request.refresh,
-        )?;
+        let lock_file = request.cache.join(format!("fetch-{name}-{}.lock", request.arch.debian));
+        let alone = |_: &str| Selection { with_dependencies: Vec::new(), alone: vec![name.clone()] };
+        let lock = apt::obtain(&request.cache, &lock_file, request.arch.debian, &choices, alone, request.refresh)?;
         // What belongs together comes from one suite.
         choices.retain(|choice| choice.suite == lock.suite);
         let archives = apt::archives(&request.cache, &lock, request.arch.debian);
@@ -100,10 +86,7 @@ pub fn fetch(request: &Request) -> Result<String, Error> {
             let archive = archives.join(package.file_name());
             if take(request, &archive)? {
                 let origin = format!("{} {} {}", package.name, package.version, lock.suite);
-                run::write_file(
-                    &request.origin_file(),
-                    format!("{}\n{origin}\n", request.key()),
-                )?;
+                run::write_file(&request.origin_file(), format!("{}\n{origin}\n", request.key()))?;
                 return Ok(origin);
             }
             for next in same_version(package, &archive)? {
@@ -114,11 +97,7 @@ pub fn fetch(request: &Request) -> Result<String, Error> {
             }
         }
     }
-    Err(Error::Usage(format!(
-        "no file matches `{}` in {}",
-        request.pattern,
-        seen.join(", ")
-    )))
+    Err(Error::Usage(format!("no file matches `{}` in {}", request.pattern, seen.join(", "))))
 }
 
 /// Copies the first matching file of a package to where it is wanted; `false` when there is none.
@@ -126,20 +105,10 @@ fn take(request: &Request, archive: &Path) -> Result<bool, Error> {
     let tree = request.cache.join("fetch-tree");
     run::remove_tree(&tree)?;
     run::make_dir(&tree)?;
-    run::output(
-        run::command("dpkg-deb")
-            .arg("--extract")
-            .arg(archive)
-            .arg(&tree),
-    )?;
-    let found = run::walk(&tree)?
-        .into_iter()
-        .map(|path| (tree.join(&path), path))
-        .find(|(full, path)| {
-            glob::matches(&request.pattern, &path.to_string_lossy())
-                && !full.is_symlink()
-                && full.is_file()
-        });
+    run::output(run::command("dpkg-deb").arg("--extract").arg(archive).arg(&tree))?;
+    let found = run::walk(&tree)?.into_iter().map(|path| (tree.join(&path), path)).find(|(full, path)| {
+        glob::matches(&request.pattern, &path.to_string_lossy()) && !full.is_symlink() && full.is_file()
+    });
     if let Some((full, _)) = &found {
         if let Some(parent) = request.out.parent() {
             run::make_dir(parent)?;
@@ -154,12 +123,7 @@ fn take(request: &Request, archive: &Path) -> Result<bool, Error> {
 
 /// Names of the packages that this one depends on in exactly its own version.
 fn same_version(package: &Package, archive: &Path) -> Result<Vec<String>, Error> {
-    let depends = run::output(
-        run::command("dpkg-deb")
-            .arg("--field")
-            .arg(archive)
-            .arg("Depends"),
-    )?;
+    let depends = run::output(run::command("dpkg-deb").arg("--field").arg(archive).arg("Depends"))?;
     Ok(tied(&depends, &package.version))
 }
 
@@ -201,11 +165,7 @@ mod tests {
             refresh: false,
         };
         run::write_file(&request.out, "x").unwrap();
-        run::write_file(
-            &request.origin_file(),
-            "thing arm64 usr/**\nthing 1-1 forky\n",
-        )
-        .unwrap();
+        run::write_file(&request.origin_file(), "thing arm64 usr/**\nthing 1-1 forky\n").unwrap();
         assert_eq!(fetch(&request).unwrap(), "thing 1-1 forky");
         request.package = "another".to_owned();
         assert!(fetch(&request).is_err());

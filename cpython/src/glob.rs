@@ -13,10 +13,7 @@ fn matches_bytes(pattern: &[u8], path: &[u8]) -> bool {
     if let Some(rest) = pattern.strip_prefix(b"**/") {
         // No directory at all, or any number of leading characters up to a slash.
         return matches_bytes(rest, path)
-            || path
-                .iter()
-                .enumerate()
-                .any(|(at, byte)| *byte == b'/' && matches_bytes(rest, &path[at + 1..]));
+            || path.iter().enumerate().any(|(at, byte)| *byte == b'/' && matches_bytes(rest, &path[at + 1..]));
     }
     if let Some(rest) = pattern.strip_prefix(b"**") {
         return (0..=path.len()).any(|at| matches_bytes(rest, &path[at..]));
@@ -24,15 +21,12 @@ fn matches_bytes(pattern: &[u8], path: &[u8]) -> bool {
     match pattern.split_first() {
         None => path.is_empty(),
         Some((b'*', rest)) => {
-            let limit = path
-                .iter()
-                .position(|byte| *byte == b'/')
-                .unwrap_or(path.len());
+            let limit = path.iter().position(|byte| *byte == b'/').unwrap_or(path.len());
             (0..=limit).any(|at| matches_bytes(rest, &path[at..]))
         }
-        Some((literal, rest)) => path
-            .split_first()
-            .is_some_and(|(byte, tail)| byte == literal && matches_bytes(rest, tail)),
+        Some((literal, rest)) => {
+            path.split_first().is_some_and(|(byte, tail)| byte == literal && matches_bytes(rest, tail))
+        }
     }
 }
 
@@ -90,10 +84,7 @@ mod tests {
 
     #[test]
     fn regex_escapes_dots_and_anchors() {
-        assert_eq!(
-            to_regex("usr/lib/*/lib.so.*"),
-            r"^usr/lib/[^/]*/lib\.so\.[^/]*$"
-        );
+        assert_eq!(to_regex("usr/lib/*/lib.so.*"), r"^usr/lib/[^/]*/lib\.so\.[^/]*$");
         assert_eq!(to_regex("a/**/c"), "^a/(.*/)?c$");
         assert_eq!(to_regex("a/**"), "^a/.*$");
     }

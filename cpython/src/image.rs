@@ -66,13 +66,7 @@ pub const VARIANTS: &[Variant] = &[
         compression: Compression::None,
         about: "nothing compressed",
     },
-    Variant {
-        name: "lz4",
-        tests: false,
-        bounded: true,
-        compression: Compression::All,
-        about: "everything LZ4",
-    },
+    Variant { name: "lz4", tests: false, bounded: true, compression: Compression::All, about: "everything LZ4" },
     Variant {
         name: "testsuite",
         tests: true,
@@ -85,16 +79,10 @@ pub const VARIANTS: &[Variant] = &[
 impl Variant {
     /// The variant of that name.
     pub fn by_name(name: &str) -> Result<&'static Variant, Error> {
-        VARIANTS
-            .iter()
-            .find(|variant| variant.name == name)
-            .ok_or_else(|| {
-                let known: Vec<&str> = VARIANTS.iter().map(|variant| variant.name).collect();
-                Error::Usage(format!(
-                    "unknown variant `{name}` (known: {})",
-                    known.join(", ")
-                ))
-            })
+        VARIANTS.iter().find(|variant| variant.name == name).ok_or_else(|| {
+            let known: Vec<&str> = VARIANTS.iter().map(|variant| variant.name).collect();
+            Error::Usage(format!("unknown variant `{name}` (known: {})", known.join(", ")))
+        })
     }
 }
 
@@ -125,37 +113,25 @@ impl Request {
     /// Part of cache names that separates suites and package sets.
     fn flavour(&self) -> String {
         let tests = if self.variant.tests { "-tests" } else { "" };
-        let suite = self
-            .suite
-            .as_ref()
-            .map(|suite| format!("-{suite}"))
-            .unwrap_or_default();
+        let suite = self.suite.as_ref().map(|suite| format!("-{suite}")).unwrap_or_default();
         format!("{}{tests}{suite}", self.arch.debian)
     }
 
     /// The finished tree of the last build of this variant.
     pub fn tree(&self) -> PathBuf {
-        self.cache()
-            .join(format!("tree-{}-{}", self.flavour(), self.variant.name))
+        self.cache().join(format!("tree-{}-{}", self.flavour(), self.variant.name))
     }
 
     /// The suites to take packages from, by preference.
     pub fn choices(&self) -> Result<Vec<Choice>, Error> {
         let chosen: Vec<Choice> = CHOICES
             .iter()
-            .filter(|choice| {
-                self.suite
-                    .as_ref()
-                    .is_none_or(|suite| suite == choice.suite)
-            })
+            .filter(|choice| self.suite.as_ref().is_none_or(|suite| suite == choice.suite))
             .copied()
             .collect();
         if chosen.is_empty() {
             let known: Vec<&str> = CHOICES.iter().map(|choice| choice.suite).collect();
-            return Err(Error::Usage(format!(
-                "unknown suite (known: {})",
-                known.join(", ")
-            )));
+            return Err(Error::Usage(format!("unknown suite (known: {})", known.join(", "))));
         }
         Ok(chosen)
     }
@@ -194,10 +170,7 @@ pub fn build(request: &Request) -> Result<u64, Error> {
     let stamp = with_suffix(&request.out, ".stamp");
     if !request.refresh && !request.report && is_current(&request.out, &stamp, &image_key) {
         let size = file_size(&request.out)?;
-        run::progress(&format!(
-            "{} is up to date ({size} bytes)",
-            request.out.display()
-        ));
+        run::progress(&format!("{} is up to date ({size} bytes)", request.out.display()));
         return Ok(size);
     }
 
@@ -211,19 +184,10 @@ pub fn build(request: &Request) -> Result<u64, Error> {
         run::make_dir(parent)?;
     }
     let partial = with_suffix(&request.out, ".partial");
-    erofs::write(
-        &partial,
-        &tree,
-        &cache,
-        timestamp,
-        request.variant.compression,
-    )?;
+    erofs::write(&partial, &tree, &cache, timestamp, request.variant.compression)?;
     let size = file_size(&partial)?;
     if request.variant.bounded && size > LIMIT {
-        return Err(Error::TooLarge {
-            bytes: size,
-            limit: LIMIT,
-        });
+        return Err(Error::TooLarge { bytes: size, limit: LIMIT });
     }
     if request.variant.bounded && size > ROOMY {
         run::progress(&format!(
@@ -248,51 +212,23 @@ fn compiler(request: &Request, lock: &Lock) -> Result<Compiler, Error> {
     let arch = Arch::by_name(host.trim())?;
     let cache = request.cache();
     let lock_file = cache.join(format!("compiler-{}-{}.lock", lock.suite, arch.debian));
-    let choices: Vec<Choice> = request
-        .choices()?
-        .into_iter()
-        .filter(|choice| choice.suite == lock.suite)
-        .collect();
-    let compiler_lock = apt::obtain(
-        &cache,
-        &lock_file,
-        arch.debian,
-        &choices,
-        packages::compiler_selection,
-        request.refresh,
-    )?;
+    let choices: Vec<Choice> = request.choices()?.into_iter().filter(|choice| choice.suite == lock.suite).collect();
+    let compiler_lock =
+        apt::obtain(&cache, &lock_file, arch.debian, &choices, packages::compiler_selection, request.refresh)?;
     let tree = cache.join(format!("compiler-{}-{}", lock.suite, arch.debian));
     let key = run::sha256_of_text(&compiler_lock.to_text())?;
     let stamp = with_suffix(&tree, ".stamp");
     if fs::read_to_string(&stamp).is_ok_and(|known| known == key) && tree.is_dir() {
-        return Ok(Compiler {
-            tree,
-            arch,
-            python: lock.python.clone(),
-        });
+        return Ok(Compiler { tree, arch, python: lock.python.clone() });
     }
     run::remove_tree(&tree)?;
-    stage::extract(
-        &tree,
-        &compiler_lock,
-        &apt::archives(&cache, &compiler_lock, arch.debian),
-    )?;
+    stage::extract(&tree, &compiler_lock, &apt::archives(&cache, &compiler_lock, arch.debian))?;
     run::write_file(&stamp, key)?;
-    Ok(Compiler {
-        tree,
-        arch,
-        python: lock.python.clone(),
-    })
+    Ok(Compiler { tree, arch, python: lock.python.clone() })
 }
 
 /// The tree made from packages alone, with compiled modules; answers the time stamp for its files.
-fn base_tree(
-    request: &Request,
-    lock: &Lock,
-    compiler: &Compiler,
-    base: &Path,
-    key: &str,
-) -> Result<u64, Error> {
+fn base_tree(request: &Request, lock: &Lock, compiler: &Compiler, base: &Path, key: &str) -> Result<u64, Error> {
     let stamp = with_suffix(base, ".stamp");
     let known = fs::read_to_string(&stamp).unwrap_or_default();
     if let Some((stamped, timestamp)) = known.trim().split_once(' ') {
@@ -308,17 +244,8 @@ fn base_tree(
     if request.report {
         println!("| left out | files | KiB | why |\n|---|---:|---:|---|");
         for (rule, bytes, files) in summary.pruned.iter().filter(|(_, _, files)| *files > 0) {
-            let patterns: Vec<String> = rule
-                .patterns
-                .iter()
-                .map(|pattern| format!("`{pattern}`"))
-                .collect();
-            println!(
-                "| {} | {files} | {} | {} |",
-                patterns.join(" "),
-                bytes.div_ceil(1024),
-                rule.reason
-            );
+            let patterns: Vec<String> = rule.patterns.iter().map(|pattern| format!("`{pattern}`")).collect();
+            println!("| {} | {files} | {} | {} |", patterns.join(" "), bytes.div_ceil(1024), rule.reason);
         }
     }
     run::progress("compiling Python modules");
@@ -339,23 +266,11 @@ fn finished_tree(
 ) -> Result<PathBuf, Error> {
     let tree = request.tree();
     run::remove_tree(&tree)?;
-    run::output(
-        run::command("cp")
-            .args(["--archive", "--link", "--no-target-directory"])
-            .arg(base)
-            .arg(&tree),
-    )?;
+    run::output(run::command("cp").args(["--archive", "--link", "--no-target-directory"]).arg(base).arg(&tree))?;
     let names = stage::add_python_packages(&tree, &request.root.join("python"))?;
-    let places: Vec<PathBuf> = names
-        .iter()
-        .map(|name| Path::new(stage::DIST_PACKAGES).join(name))
-        .collect();
+    let places: Vec<PathBuf> = names.iter().map(|name| Path::new(stage::DIST_PACKAGES).join(name)).collect();
     compiler.compile(&tree, &places)?;
-    let facts = Facts {
-        arch: request.arch.debian,
-        variant: request.variant.name,
-        timestamp,
-    };
+    let facts = Facts { arch: request.arch.debian, variant: request.variant.name, timestamp };
     run::write_file(&tree.join(manifest::PATH), manifest::render(lock, &facts))?;
     stage::set_modes(&tree)?;
     Ok(tree)
@@ -363,19 +278,11 @@ fn finished_tree(
 
 /// Path and hash of every file of Piton's own that goes into the image.
 fn python_fingerprint(python: &Path) -> Result<String, Error> {
-    let files: Vec<PathBuf> = stage::python_sources(python)?
-        .iter()
-        .map(|path| python.join(path))
-        .collect();
+    let files: Vec<PathBuf> = stage::python_sources(python)?.iter().map(|path| python.join(path)).collect();
     let sums = run::sha256_of_files(&files)?;
     Ok(sums
         .iter()
-        .map(|(path, sum)| {
-            format!(
-                "{sum} {}\n",
-                path.strip_prefix(python).unwrap_or(path).display()
-            )
-        })
+        .map(|(path, sum)| format!("{sum} {}\n", path.strip_prefix(python).unwrap_or(path).display()))
         .collect())
 }
 
@@ -388,9 +295,7 @@ fn is_current(image: &Path, stamp: &Path, key: &str) -> bool {
 }
 
 fn file_size(path: &Path) -> Result<u64, Error> {
-    fs::metadata(path)
-        .map(|metadata| metadata.len())
-        .map_err(Error::io("inspect", path))
+    fs::metadata(path).map(|metadata| metadata.len()).map_err(Error::io("inspect", path))
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -405,10 +310,7 @@ mod tests {
 
     #[test]
     fn suffix_is_added_to_the_whole_name() {
-        assert_eq!(
-            with_suffix(Path::new("a/rootfs.erofs"), ".stamp"),
-            Path::new("a/rootfs.erofs.stamp")
-        );
+        assert_eq!(with_suffix(Path::new("a/rootfs.erofs"), ".stamp"), Path::new("a/rootfs.erofs.stamp"));
     }
 
     #[test]
@@ -419,10 +321,6 @@ mod tests {
 
     #[test]
     fn image_without_a_stamp_is_not_current() {
-        assert!(!is_current(
-            Path::new("/nonexistent"),
-            Path::new("/nonexistent.stamp"),
-            "key"
-        ));
+        assert!(!is_current(Path::new("/nonexistent"), Path::new("/nonexistent.stamp"), "key"));
     }
 }

@@ -33,36 +33,21 @@ pub fn write(tree: &Path, arch: &Arch) -> Result<usize, Error> {
         if !elf::is_elf(&bytes) {
             continue;
         }
-        let library = elf::library(&bytes).map_err(|why| Error::Elf {
-            path: path.clone(),
-            why,
-        })?;
+        let library = elf::library(&bytes).map_err(|why| Error::Elf { path: path.clone(), why })?;
         // Debian ships a link of the library's soname beside it; that link is the entry.
-        if library.machine == arch.elf_machine
-            && library
-                .soname
-                .as_deref()
-                .is_none_or(|soname| soname == name)
-        {
+        if library.machine == arch.elf_machine && library.soname.as_deref().is_none_or(|soname| soname == name) {
             names.push(name.to_owned());
         }
     }
-    let entries: Vec<(String, String)> = names
-        .into_iter()
-        .map(|name| (name.clone(), format!("/{relative}/{name}")))
-        .collect();
+    let entries: Vec<(String, String)> =
+        names.into_iter().map(|name| (name.clone(), format!("/{relative}/{name}"))).collect();
     let count = entries.len();
-    run::write_file(
-        &tree.join("etc/ld.so.cache"),
-        render(entries, arch.cache_flags),
-    )?;
+    run::write_file(&tree.join("etc/ld.so.cache"), render(entries, arch.cache_flags))?;
     Ok(count)
 }
 
 fn is_library_name(name: &str) -> bool {
-    !name.contains('/')
-        && (name.starts_with("lib") || name.starts_with("ld-"))
-        && name.contains(".so")
+    !name.contains('/') && (name.starts_with("lib") || name.starts_with("ld-")) && name.contains(".so")
 }
 
 /// The file's bytes for (name, path) entries.
@@ -119,17 +104,9 @@ fn compare(left: &str, right: &str) -> Ordering {
 
 /// A leading run of digits as a number, and the rest.
 fn number(text: &[u8]) -> (u64, &[u8]) {
-    let end = text
-        .iter()
-        .position(|byte| !byte.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
     let (digits, rest) = text.split_at(end);
-    (
-        digits.iter().fold(0, |sum: u64, digit| {
-            sum.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'))
-        }),
-        rest,
-    )
+    (digits.iter().fold(0, |sum: u64, digit| sum.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'))), rest)
 }
 
 #[cfg(test)]
@@ -146,9 +123,7 @@ mod tests {
 
     #[test]
     fn cache_has_header_descending_entries_and_strings() {
-        let entries = ["liba.so.1", "libz.so.1"]
-            .map(|name| (name.to_owned(), format!("/l/{name}")))
-            .to_vec();
+        let entries = ["liba.so.1", "libz.so.1"].map(|name| (name.to_owned(), format!("/l/{name}"))).to_vec();
         let file = render(entries, 0x0a03);
         assert_eq!(&file[..20], MAGIC);
         assert_eq!(file[20], 2);

@@ -44,9 +44,7 @@ fn main() -> ExitCode {
 }
 
 fn execute(arguments: &[String]) -> Result<(), Error> {
-    let (command, options) = arguments
-        .split_first()
-        .map_or(("help", &[][..]), |(first, rest)| (first.as_str(), rest));
+    let (command, options) = arguments.split_first().map_or(("help", &[][..]), |(first, rest)| (first.as_str(), rest));
     match command {
         "build" => image::build(&parse(options)?).map(drop),
         "check" => {
@@ -59,9 +57,7 @@ fn execute(arguments: &[String]) -> Result<(), Error> {
             Ok(())
         }
         "needs" => {
-            needs::apt_packages()
-                .iter()
-                .for_each(|name| println!("{name}"));
+            needs::apt_packages().iter().for_each(|name| println!("{name}"));
             Ok(())
         }
         "help" | "--help" | "-h" => {
@@ -101,11 +97,7 @@ fn parse(options: &[String]) -> Result<Request, Error> {
     let (mut out, mut suite, mut refresh, mut report) = (None, None, false, false);
     let mut rest = options.iter();
     while let Some(option) = rest.next() {
-        let mut value = || {
-            rest.next()
-                .cloned()
-                .ok_or_else(|| Error::Usage(format!("option `{option}` needs a value")))
-        };
+        let mut value = || rest.next().cloned().ok_or_else(|| Error::Usage(format!("option `{option}` needs a value")));
         match option.as_str() {
             "--arch" => arch = Arch::by_name(&value()?)?,
             "--variant" => variant = Variant::by_name(&value()?)?,
@@ -117,15 +109,7 @@ fn parse(options: &[String]) -> Result<Request, Error> {
         }
     }
     let out = out.unwrap_or_else(|| default_out(&root, arch, variant));
-    Ok(Request {
-        root,
-        arch,
-        variant,
-        out,
-        suite,
-        refresh,
-        report,
-    })
+    Ok(Request { root, arch, variant, out, suite, refresh, report })
 }
 
 /// The options of `fetch`, the package first.
@@ -171,10 +155,7 @@ fn default_out(root: &Path, arch: &Arch, variant: &Variant) -> PathBuf {
 /// The checkout: the workspace this crate is a member of.
 fn project_root() -> PathBuf {
     let crate_directory = Path::new(env!("CARGO_MANIFEST_DIR"));
-    crate_directory
-        .parent()
-        .unwrap_or(crate_directory)
-        .to_path_buf()
+    crate_directory.parent().unwrap_or(crate_directory).to_path_buf()
 }
 
 #[cfg(test)]
@@ -188,10 +169,7 @@ mod tests {
     #[test]
     fn options_are_read_in_any_order() {
         let request = parse(&words("--variant lz4 --arch arm64 --refresh --out x.erofs")).unwrap();
-        assert_eq!(
-            (request.variant.name, request.arch.debian, request.refresh),
-            ("lz4", "arm64", true)
-        );
+        assert_eq!((request.variant.name, request.arch.debian, request.refresh), ("lz4", "arm64", true));
         assert_eq!(request.out, Path::new("x.erofs"));
     }
 
@@ -199,12 +177,7 @@ mod tests {
     fn variants_get_their_own_file_name() {
         let name = |variant: &str| {
             let request = parse(&words(&format!("--variant {variant}"))).unwrap();
-            request
-                .out
-                .file_name()
-                .unwrap()
-                .to_string_lossy()
-                .into_owned()
+            request.out.file_name().unwrap().to_string_lossy().into_owned()
         };
         assert_eq!(name("default"), "rootfs.erofs");
         assert_eq!(name("testsuite"), "rootfs-testsuite.erofs");
@@ -220,15 +193,9 @@ mod tests {
     #[test]
     fn fetch_wants_a_package_a_pattern_and_a_place() {
         let request = parse_fetch(&words("thing --file usr/** --out x --arch arm64")).unwrap();
-        assert_eq!(
-            (request.package.as_str(), request.pattern.as_str()),
-            ("thing", "usr/**")
-        );
+        assert_eq!((request.package.as_str(), request.pattern.as_str()), ("thing", "usr/**"));
         for incomplete in ["", "--out x --file y", "thing --out x", "thing --file y"] {
-            assert!(
-                matches!(parse_fetch(&words(incomplete)), Err(Error::Usage(_))),
-                "{incomplete}"
-            );
+            assert!(matches!(parse_fetch(&words(incomplete)), Err(Error::Usage(_))), "{incomplete}");
         }
     }
 

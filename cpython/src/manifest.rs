@@ -31,11 +31,7 @@ pub fn render(lock: &Lock, facts: &Facts) -> String {
     let _ = writeln!(text, "  \"python\": {},", quote(&lock.python_version()));
     let _ = writeln!(text, "  \"packages\": [");
     for (index, package) in lock.packages.iter().enumerate() {
-        let comma = if index + 1 < lock.packages.len() {
-            ","
-        } else {
-            ""
-        };
+        let comma = if index + 1 < lock.packages.len() { "," } else { "" };
         let _ = writeln!(
             text,
             "    {{\"name\": {}, \"version\": {}, \"architecture\": {}, \"sha256\": {}}}{comma}",
@@ -84,14 +80,7 @@ mod tests {
             python: "3.14".into(),
             packages: vec![package("libc6"), package("python3.14-minimal")],
         };
-        let text = render(
-            &lock,
-            &Facts {
-                arch: "arm64",
-                variant: "default",
-                timestamp: 7,
-            },
-        );
+        let text = render(&lock, &Facts { arch: "arm64", variant: "default", timestamp: 7 });
         assert!(text.contains("\"python\": \"3.14.8\""), "{text}");
         assert!(text.contains("\"name\": \"libc6\""));
         assert!(text.contains("\"ab\"},\n"));

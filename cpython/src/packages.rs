@@ -14,16 +14,7 @@ pub struct Choice {
 }
 
 /// Suites in order of preference.
-pub const CHOICES: &[Choice] = &[
-    Choice {
-        suite: "forky",
-        python: "3.14",
-    },
-    Choice {
-        suite: "trixie",
-        python: "3.13",
-    },
-];
+pub const CHOICES: &[Choice] = &[Choice { suite: "forky", python: "3.14" }, Choice { suite: "trixie", python: "3.13" }];
 
 /// What goes into an image, by how it is resolved.
 #[derive(Debug)]
@@ -58,18 +49,12 @@ pub fn selection(python: &str, tests: bool) -> Selection {
     if tests {
         alone.push(format!("libpython{python}-testsuite"));
     }
-    Selection {
-        with_dependencies,
-        alone,
-    }
+    Selection { with_dependencies, alone }
 }
 
 /// The packages of a Python that only has to compile modules on the build machine.
 pub fn compiler_selection(python: &str) -> Selection {
-    Selection {
-        with_dependencies: vec![format!("python{python}-minimal")],
-        alone: Vec::new(),
-    }
+    Selection { with_dependencies: vec![format!("python{python}-minimal")], alone: Vec::new() }
 }
 
 /// Whether a package that a dependency pulls in stays out of the image.
@@ -97,12 +82,7 @@ mod tests {
 
     #[test]
     fn testsuite_is_added_only_when_asked_for() {
-        let has = |tests| {
-            selection("3.14", tests)
-                .alone
-                .iter()
-                .any(|name| name.ends_with("testsuite"))
-        };
+        let has = |tests| selection("3.14", tests).alone.iter().any(|name| name.ends_with("testsuite"));
         assert!(has(true));
         assert!(!has(false));
     }

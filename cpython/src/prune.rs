@@ -41,47 +41,23 @@ pub struct Rule {
 }
 
 const fn keep(patterns: &'static [&'static str], reason: &'static str) -> Rule {
-    Rule {
-        action: Action::Keep,
-        when: When::Always,
-        patterns,
-        reason,
-    }
+    Rule { action: Action::Keep, when: When::Always, patterns, reason }
 }
 
 const fn leave_out(patterns: &'static [&'static str], reason: &'static str) -> Rule {
-    Rule {
-        action: Action::Drop,
-        when: When::Always,
-        patterns,
-        reason,
-    }
+    Rule { action: Action::Drop, when: When::Always, patterns, reason }
 }
 
 const fn leave_out_without_tests(patterns: &'static [&'static str], reason: &'static str) -> Rule {
-    Rule {
-        action: Action::Drop,
-        when: When::WithoutTests,
-        patterns,
-        reason,
-    }
+    Rule { action: Action::Drop, when: When::WithoutTests, patterns, reason }
 }
 
 /// The table.
 pub static RULES: &[Rule] = &[
-    keep(
-        &["usr/share/doc/*/copyright"],
-        "licence texts travel with the binaries they cover",
-    ),
+    keep(&["usr/share/doc/*/copyright"], "licence texts travel with the binaries they cover"),
     leave_out(&["usr/share/doc/**"], "manuals and changelogs"),
-    leave_out(
-        &["usr/share/man/**", "usr/share/info/**"],
-        "manual pages: there is no reader for them",
-    ),
-    leave_out(
-        &["usr/share/locale/**"],
-        "message translations: only the C.UTF-8 locale is in the image",
-    ),
+    leave_out(&["usr/share/man/**", "usr/share/info/**"], "manual pages: there is no reader for them"),
+    leave_out(&["usr/share/locale/**"], "message translations: only the C.UTF-8 locale is in the image"),
     leave_out(
         &[
             "usr/share/lintian/**",
@@ -104,21 +80,14 @@ pub static RULES: &[Rule] = &[
         "packaging and debugging aids, and settings of programs that are not in the image",
     ),
     leave_out(
-        &[
-            "usr/share/pixmaps/**",
-            "usr/share/applications/**",
-            "usr/share/icons/**",
-        ],
+        &["usr/share/pixmaps/**", "usr/share/applications/**", "usr/share/icons/**"],
         "desktop entries: there is no desktop",
     ),
     leave_out(
         &["usr/share/binfmts/**", "usr/lib/binfmt.d/**"],
         "registers Python with binfmt_misc, which the kernel does not have",
     ),
-    leave_out(
-        &["usr/share/tabset/**", "etc/terminfo/**"],
-        "tab settings of hardware terminals",
-    ),
+    leave_out(&["usr/share/tabset/**", "etc/terminfo/**"], "tab settings of hardware terminals"),
     keep(
         &[
             "usr/share/terminfo/a/ansi",
@@ -140,10 +109,7 @@ pub static RULES: &[Rule] = &[
         ],
         "terminals a serial console or a network session is opened from",
     ),
-    leave_out(
-        &["usr/share/terminfo/**"],
-        "terminals nobody opens a session from",
-    ),
+    leave_out(&["usr/share/terminfo/**"], "terminals nobody opens a session from"),
     leave_out(
         &["usr/share/ca-certificates/**"],
         "the same certificates are in the one bundle /etc/ssl/certs/ca-certificates.crt",
@@ -161,19 +127,8 @@ pub static RULES: &[Rule] = &[
         ],
         "the zones a second time, and source forms that the zoneinfo module does not read",
     ),
-    keep(
-        &[
-            "usr/bin/python*",
-            "usr/bin/pip*",
-            "usr/bin/pydoc*",
-            "usr/bin/pdb*",
-        ],
-        "Python's own commands",
-    ),
-    keep(
-        &["usr/sbin/ldconfig"],
-        "ctypes.util.find_library asks it (`ldconfig -p`)",
-    ),
+    keep(&["usr/bin/python*", "usr/bin/pip*", "usr/bin/pydoc*", "usr/bin/pdb*"], "Python's own commands"),
+    keep(&["usr/sbin/ldconfig"], "ctypes.util.find_library asks it (`ldconfig -p`)"),
     leave_out(
         &["usr/bin/**", "usr/sbin/**"],
         "programs of the library packages (openssl, localedef, ldd, ...): the system's programs are Python's",
@@ -196,13 +151,7 @@ pub static RULES: &[Rule] = &[
         "libraries for debuggers, profilers and programs that are not in the image; no Python module links to them",
     ),
     leave_out(
-        &[
-            "usr/lib/**/*.a",
-            "usr/lib/**/*.la",
-            "usr/lib/**/*.o",
-            "usr/lib/*/pkgconfig/**",
-            "usr/include/**",
-        ],
+        &["usr/lib/**/*.a", "usr/lib/**/*.la", "usr/lib/**/*.o", "usr/lib/*/pkgconfig/**", "usr/include/**"],
         "for linking C programs: there is no compiler in the image",
     ),
     leave_out(
@@ -210,10 +159,7 @@ pub static RULES: &[Rule] = &[
         "refuses pip install in favour of apt, which is not in the image",
     ),
     leave_out(
-        &[
-            "etc/python3*/sitecustomize.py",
-            "usr/lib/python3*/sitecustomize.py",
-        ],
+        &["etc/python3*/sitecustomize.py", "usr/lib/python3*/sitecustomize.py"],
         "looks for Ubuntu's crash reporter at every start",
     ),
     leave_out(
@@ -225,16 +171,9 @@ pub static RULES: &[Rule] = &[
         ],
         "need Tk and an X server (Debian packages Tk apart; of these only turtle.py comes along)",
     ),
-    leave_out(
-        &["usr/lib/python3*/ensurepip/_bundled/**"],
-        "pip is installed already",
-    ),
+    leave_out(&["usr/lib/python3*/ensurepip/_bundled/**"], "pip is installed already"),
     leave_out_without_tests(
-        &[
-            "usr/lib/python3*/test/**",
-            "usr/lib/python3*/**/tests/**",
-            "usr/lib/python3*/**/idle_test/**",
-        ],
+        &["usr/lib/python3*/test/**", "usr/lib/python3*/**/tests/**", "usr/lib/python3*/**/idle_test/**"],
         "CPython's tests and their support code (in the `testsuite` variant)",
     ),
     leave_out_without_tests(
@@ -247,10 +186,7 @@ pub static RULES: &[Rule] = &[
         ],
         "extension modules that only CPython's tests import (in the `testsuite` variant)",
     ),
-    leave_out(
-        &["usr/lib/python3/dist-packages/**/*.exe"],
-        "launchers for Windows",
-    ),
+    leave_out(&["usr/lib/python3/dist-packages/**/*.exe"], "launchers for Windows"),
 ];
 
 /// The rule that leaves `path` out, or `None` when it stays. `tests` is true for the `testsuite` variant.
@@ -258,11 +194,7 @@ pub fn dropped_by(path: &str, tests: bool) -> Option<&'static Rule> {
     RULES
         .iter()
         .filter(|rule| rule.when == When::Always || !tests)
-        .find(|rule| {
-            rule.patterns
-                .iter()
-                .any(|pattern| glob::matches(pattern, path))
-        })
+        .find(|rule| rule.patterns.iter().any(|pattern| glob::matches(pattern, path)))
         .filter(|rule| rule.action == Action::Drop)
 }
 
@@ -294,10 +226,9 @@ mod tests {
 
     #[test]
     fn tests_go_unless_the_testsuite_variant_is_built() {
-        for path in [
-            "usr/lib/python3.14/test/test_dict.py",
-            "usr/lib/python3.14/lib-dynload/_testcapi.cpython-314-x.so",
-        ] {
+        for path in
+            ["usr/lib/python3.14/test/test_dict.py", "usr/lib/python3.14/lib-dynload/_testcapi.cpython-314-x.so"]
+        {
             assert!(dropped_by(path, false).is_some(), "{path}");
             assert!(dropped_by(path, true).is_none(), "{path}");
         }
@@ -311,10 +242,6 @@ mod tests {
 
     #[test]
     fn every_rule_gives_a_reason() {
-        assert!(
-            RULES
-                .iter()
-                .all(|rule| !rule.reason.is_empty() && !rule.patterns.is_empty())
-        );
+        assert!(RULES.iter().all(|rule| !rule.reason.is_empty() && !rule.patterns.is_empty()));
     }
 }

@@ -33,11 +33,7 @@ impl Compiler {
         let mut sources = Vec::new();
         for place in places {
             if tree.join(place).is_dir() {
-                sources.extend(
-                    run::walk(&tree.join(place))?
-                        .into_iter()
-                        .map(|below| place.join(below)),
-                );
+                sources.extend(run::walk(&tree.join(place))?.into_iter().map(|below| place.join(below)));
             } else {
                 sources.push(place.clone());
             }
@@ -45,9 +41,7 @@ impl Compiler {
         let mut list = String::new();
         let mut count = 0;
         for relative in sources {
-            let is_module = relative
-                .extension()
-                .is_some_and(|extension| extension == "py");
+            let is_module = relative.extension().is_some_and(|extension| extension == "py");
             if !is_module || tree.join(&relative).is_symlink() {
                 continue;
             }
@@ -55,19 +49,11 @@ impl Compiler {
                 continue;
             };
             let (source, target) = (tree.join(&relative), tree.join(cached));
-            list.push_str(&format!(
-                "{}\0{}\0/{}\n",
-                source.display(),
-                target.display(),
-                relative.display()
-            ));
+            list.push_str(&format!("{}\0{}\0/{}\n", source.display(), target.display(), relative.display()));
             count += 1;
         }
         let failed = self.run(&list)?;
-        let unexpected: Vec<&str> = failed
-            .lines()
-            .filter(|line| !line.contains("/test/"))
-            .collect();
+        let unexpected: Vec<&str> = failed.lines().filter(|line| !line.contains("/test/")).collect();
         if !unexpected.is_empty() {
             return Err(Error::Command {
                 command: "compiling Python modules".to_owned(),
@@ -95,12 +81,9 @@ impl Compiler {
             .stdout(Stdio::piped());
         let mut child = command.spawn().map_err(Error::io("start", &loader))?;
         if let Some(mut pipe) = child.stdin.take() {
-            pipe.write_all(list.as_bytes())
-                .map_err(Error::io("write to", &loader))?;
+            pipe.write_all(list.as_bytes()).map_err(Error::io("write to", &loader))?;
         }
-        let result = child
-            .wait_with_output()
-            .map_err(Error::io("wait for", &loader))?;
+        let result = child.wait_with_output().map_err(Error::io("wait for", &loader))?;
         if !result.status.success() {
             return Err(Error::Command {
                 command: "compiling Python modules".to_owned(),
@@ -114,11 +97,7 @@ impl Compiler {
 
 /// Where Python looks for the compiled form of a module (PEP 3147).
 fn cached(source: &Path, python: &str) -> Option<PathBuf> {
-    let name = format!(
-        "{}.cpython-{}.pyc",
-        source.file_stem()?.to_str()?,
-        python.replace('.', "")
-    );
+    let name = format!("{}.cpython-{}.pyc", source.file_stem()?.to_str()?, python.replace('.', ""));
     Some(source.parent()?.join("__pycache__").join(name))
 }
 
@@ -129,9 +108,6 @@ mod tests {
     #[test]
     fn compiled_module_lies_in_the_cache_directory_of_its_source() {
         let found = cached(Path::new("usr/lib/python3.14/json/__init__.py"), "3.14").unwrap();
-        assert_eq!(
-            found,
-            Path::new("usr/lib/python3.14/json/__pycache__/__init__.cpython-314.pyc")
-        );
+        assert_eq!(found, Path::new("usr/lib/python3.14/json/__pycache__/__init__.cpython-314.pyc"));
     }
 }

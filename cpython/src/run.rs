@@ -23,10 +23,7 @@ pub fn progress(text: &str) {
 /// A command with the C locale and no user configuration of Python.
 pub fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
-    command
-        .env("LC_ALL", "C.UTF-8")
-        .env("TZ", "UTC")
-        .stdin(Stdio::null());
+    command.env("LC_ALL", "C.UTF-8").env("TZ", "UTC").stdin(Stdio::null());
     command
 }
 
@@ -42,9 +39,7 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 /// Runs to the end and returns standard output; a failure carries the end of standard error.
 pub fn output(command: &mut Command) -> Result<String, Error> {
     let shown = describe(command);
-    let result = command
-        .output()
-        .map_err(Error::io("start", Path::new(command.get_program())))?;
+    let result = command.output().map_err(Error::io("start", Path::new(command.get_program())))?;
     if !result.status.success() {
         return Err(Error::Command {
             command: shown,
@@ -60,55 +55,34 @@ pub fn output(command: &mut Command) -> Result<String, Error> {
 pub fn show(command: &mut Command) -> Result<(), Error> {
     let shown = describe(command);
     let ours = std::io::stderr();
-    let sink = ours
-        .as_fd()
-        .try_clone_to_owned()
-        .map_err(Error::io("share", Path::new("standard error")))?;
+    let sink = ours.as_fd().try_clone_to_owned().map_err(Error::io("share", Path::new("standard error")))?;
     let program = PathBuf::from(command.get_program());
-    let mut child = command
-        .stdout(Stdio::from(sink))
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(Error::io("start", &program))?;
+    let mut child =
+        command.stdout(Stdio::from(sink)).stderr(Stdio::piped()).spawn().map_err(Error::io("start", &program))?;
     let mut text = String::new();
     if let Some(mut pipe) = child.stderr.take() {
         let mut bytes = Vec::new();
-        pipe.read_to_end(&mut bytes)
-            .map_err(Error::io("read the errors of", &program))?;
+        pipe.read_to_end(&mut bytes).map_err(Error::io("read the errors of", &program))?;
         text = String::from_utf8_lossy(&bytes).into_owned();
     }
     let status = child.wait().map_err(Error::io("wait for", &program))?;
     if status.success() {
         return Ok(());
     }
-    Err(Error::Command {
-        command: shown,
-        status: status.to_string(),
-        stderr: tail(&text),
-    })
+    Err(Error::Command { command: shown, status: status.to_string(), stderr: tail(&text) })
 }
 
 /// SHA-256 of a text, in hexadecimal, by coreutils.
 pub fn sha256_of_text(text: &str) -> Result<String, Error> {
     let program = Path::new("sha256sum");
-    let mut child = command(program)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(Error::io("start", program))?;
+    let mut child =
+        command(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(Error::io("start", program))?;
     if let Some(mut pipe) = child.stdin.take() {
-        pipe.write_all(text.as_bytes())
-            .map_err(Error::io("write to", program))?;
+        pipe.write_all(text.as_bytes()).map_err(Error::io("write to", program))?;
     }
-    let result = child
-        .wait_with_output()
-        .map_err(Error::io("wait for", program))?;
+    let result = child.wait_with_output().map_err(Error::io("wait for", program))?;
     let line = String::from_utf8_lossy(&result.stdout).into_owned();
-    Ok(line
-        .split_whitespace()
-        .next()
-        .unwrap_or_default()
-        .to_owned())
+    Ok(line.split_whitespace().next().unwrap_or_default().to_owned())
 }
 
 /// SHA-256 of files, in hexadecimal, by path, by coreutils. Paths that hold a backslash or newline are not
@@ -133,9 +107,7 @@ pub fn make_dir(path: &Path) -> Result<(), Error> {
 /// Removes a directory tree; a tree that is not there is fine.
 pub fn remove_tree(path: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io("remove", path)(error))
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
         _ => Ok(()),
     }
 }
@@ -162,9 +134,7 @@ pub fn walk(root: &Path) -> Result<Vec<PathBuf>, Error> {
         let directory = root.join(&relative);
         for entry in fs::read_dir(&directory).map_err(Error::io("list", &directory))? {
             let entry = entry.map_err(Error::io("list", &directory))?;
-            let kind = entry
-                .file_type()
-                .map_err(Error::io("inspect", &entry.path()))?;
+            let kind = entry.file_type().map_err(Error::io("inspect", &entry.path()))?;
             let path = relative.join(entry.file_name());
             if kind.is_dir() {
                 pending.push(path);

@@ -42,16 +42,10 @@ const LINKS: &[(&str, &str)] = &[
 
 /// Small settings files.
 const FILES: &[(&str, &str)] = &[
-    (
-        "etc/passwd",
-        "root:x:0:0:root:/root:/usr/bin/python3\nnobody:x:65534:65534:nobody:/nonexistent:/usr/bin/false\n",
-    ),
+    ("etc/passwd", "root:x:0:0:root:/root:/usr/bin/python3\nnobody:x:65534:65534:nobody:/nonexistent:/usr/bin/false\n"),
     ("etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
     ("etc/hostname", "piton\n"),
-    (
-        "etc/hosts",
-        "127.0.0.1 localhost piton\n::1 localhost ip6-localhost ip6-loopback\n",
-    ),
+    ("etc/hosts", "127.0.0.1 localhost piton\n::1 localhost ip6-localhost ip6-loopback\n"),
     ("etc/host.conf", "multi on\n"),
     (
         "etc/nsswitch.conf",
@@ -79,13 +73,7 @@ pub struct Summary {
 }
 
 /// Makes the tree from the packages of `lock`, which are in `archives`.
-pub fn base(
-    tree: &Path,
-    lock: &Lock,
-    archives: &Path,
-    arch: &Arch,
-    tests: bool,
-) -> Result<Summary, Error> {
+pub fn base(tree: &Path, lock: &Lock, archives: &Path, arch: &Arch, tests: bool) -> Result<Summary, Error> {
     extract(tree, lock, archives)?;
     merge_usr(tree)?;
     let newest = newest_file(tree)?;
@@ -113,18 +101,13 @@ pub fn base(
     // pip's own copy of the certificates is the same list again.
     let pip_certificates = "usr/lib/python3/dist-packages/pip/_vendor/certifi/cacert.pem";
     if tree.join(pip_certificates).is_file() {
-        make_link(
-            &tree.join(pip_certificates),
-            &format!("/{}", cabundle::PATH),
-        )?;
+        make_link(&tree.join(pip_certificates), &format!("/{}", cabundle::PATH))?;
     }
     for name in ["python3", "python"] {
         make_link(&tree.join("usr/bin").join(name), &python)?;
     }
     let libraries = ldcache::write(tree, arch)?;
-    run::progress(&format!(
-        "{certificates} certificates, {libraries} shared libraries"
-    ));
+    run::progress(&format!("{certificates} certificates, {libraries} shared libraries"));
     Ok(Summary { newest, pruned })
 }
 
@@ -133,12 +116,7 @@ pub fn extract(tree: &Path, lock: &Lock, archives: &Path) -> Result<(), Error> {
     run::make_dir(tree)?;
     run::progress(&format!("unpacking {} packages", lock.packages.len()));
     for package in &lock.packages {
-        run::output(
-            run::command("dpkg-deb")
-                .arg("--extract")
-                .arg(archives.join(package.file_name()))
-                .arg(tree),
-        )?;
+        run::output(run::command("dpkg-deb").arg("--extract").arg(archives.join(package.file_name())).arg(tree))?;
     }
     Ok(())
 }
@@ -183,24 +161,15 @@ fn newest_file(tree: &Path) -> Result<u64, Error> {
 
 /// Removes what the rules leave out, then directories that are empty because of it.
 fn apply_rules(tree: &Path, tests: bool) -> Result<Vec<(&'static Rule, u64, u64)>, Error> {
-    let mut pruned: Vec<(&'static Rule, u64, u64)> =
-        prune::RULES.iter().map(|rule| (rule, 0, 0)).collect();
+    let mut pruned: Vec<(&'static Rule, u64, u64)> = prune::RULES.iter().map(|rule| (rule, 0, 0)).collect();
     for relative in run::walk(tree)? {
-        let Some(rule) = relative
-            .to_str()
-            .and_then(|path| prune::dropped_by(path, tests))
-        else {
+        let Some(rule) = relative.to_str().and_then(|path| prune::dropped_by(path, tests)) else {
             continue;
         };
         let path = tree.join(&relative);
-        let size = fs::symlink_metadata(&path)
-            .map_err(Error::io("inspect", &path))?
-            .len();
+        let size = fs::symlink_metadata(&path).map_err(Error::io("inspect", &path))?.len();
         fs::remove_file(&path).map_err(Error::io("remove", &path))?;
-        for entry in pruned
-            .iter_mut()
-            .filter(|entry| std::ptr::eq(entry.0, rule))
-        {
+        for entry in pruned.iter_mut().filter(|entry| std::ptr::eq(entry.0, rule)) {
             entry.1 += size;
             entry.2 += 1;
         }
@@ -214,10 +183,7 @@ fn remove_empty_directories(directory: &Path) -> Result<bool, Error> {
     let mut empty = true;
     for entry in fs::read_dir(directory).map_err(Error::io("list", directory))? {
         let entry = entry.map_err(Error::io("list", directory))?;
-        let is_directory = entry
-            .file_type()
-            .map_err(Error::io("inspect", &entry.path()))?
-            .is_dir();
+        let is_directory = entry.file_type().map_err(Error::io("inspect", &entry.path()))?.is_dir();
         empty &= is_directory && remove_empty_directories(&entry.path())?;
     }
     if empty {
@@ -229,10 +195,7 @@ fn remove_empty_directories(directory: &Path) -> Result<bool, Error> {
 /// Makes equal licence texts one file: the packages of one source carry the same.
 fn share_licences(tree: &Path) -> Result<(), Error> {
     let directory = tree.join("usr/share/doc");
-    let files: Vec<PathBuf> = run::walk(&directory)?
-        .into_iter()
-        .map(|relative| directory.join(relative))
-        .collect();
+    let files: Vec<PathBuf> = run::walk(&directory)?.into_iter().map(|relative| directory.join(relative)).collect();
     let mut first_of: BTreeMap<String, PathBuf> = BTreeMap::new();
     for (path, sum) in run::sha256_of_files(&files)? {
         match first_of.get(&sum) {
@@ -254,10 +217,7 @@ pub fn add_python_packages(tree: &Path, python: &Path) -> Result<Vec<PathBuf>, E
     for relative in python_sources(python)? {
         let target = Path::new(DIST_PACKAGES).join(&relative);
         replace(&tree.join(&target))?;
-        run::write_file(
-            &tree.join(&target),
-            run::read_file(&python.join(&relative))?,
-        )?;
+        run::write_file(&tree.join(&target), run::read_file(&python.join(&relative))?)?;
         if let Some(Component::Normal(first)) = relative.components().next() {
             names.push(PathBuf::from(first));
         }
@@ -272,36 +232,20 @@ pub fn python_sources(python: &Path) -> Result<Vec<PathBuf>, Error> {
         return Ok(Vec::new());
     }
     let all = run::walk(python)?;
-    Ok(all
-        .into_iter()
-        .filter(|path| is_packaged_source(path))
-        .collect())
+    Ok(all.into_iter().filter(|path| is_packaged_source(path)).collect())
 }
 
 fn is_packaged_source(path: &Path) -> bool {
-    let unwanted_directory =
-        path.parent()
-            .into_iter()
-            .flat_map(Path::components)
-            .any(|component| {
-                let name = component.as_os_str().to_string_lossy();
-                matches!(&*name, "test" | "tests" | "__pycache__")
-                    || name.starts_with('.')
-                    || name.ends_with(".egg-info")
-            });
-    let name = path
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let unwanted_file = name.starts_with('.')
-        || [".pyc", ".md", ".toml", ".cfg", ".swp", "~"]
-            .iter()
-            .any(|end| name.ends_with(end));
+    let unwanted_directory = path.parent().into_iter().flat_map(Path::components).any(|component| {
+        let name = component.as_os_str().to_string_lossy();
+        matches!(&*name, "test" | "tests" | "__pycache__") || name.starts_with('.') || name.ends_with(".egg-info")
+    });
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let unwanted_file =
+        name.starts_with('.') || [".pyc", ".md", ".toml", ".cfg", ".swp", "~"].iter().any(|end| name.ends_with(end));
     // At the top only modules; a package brings whatever data it has.
     let at_top = path.components().count() == 1;
-    !unwanted_directory
-        && !unwanted_file
-        && (!at_top || (name.ends_with(".py") && !name.starts_with("test_")))
+    !unwanted_directory && !unwanted_file && (!at_top || (name.ends_with(".py") && !name.starts_with("test_")))
 }
 
 /// Gives every file and directory the mode it has in the image, whatever the builder's umask was.
@@ -312,17 +256,11 @@ pub fn set_modes(tree: &Path) -> Result<(), Error> {
         set_mode(&directory, directory_mode(&relative))?;
         for entry in fs::read_dir(&directory).map_err(Error::io("list", &directory))? {
             let entry = entry.map_err(Error::io("list", &directory))?;
-            let metadata = entry
-                .metadata()
-                .map_err(Error::io("inspect", &entry.path()))?;
+            let metadata = entry.metadata().map_err(Error::io("inspect", &entry.path()))?;
             if metadata.is_dir() {
                 pending.push(relative.join(entry.file_name()));
             } else if metadata.is_file() {
-                let mode = if metadata.mode() & 0o100 != 0 {
-                    0o755
-                } else {
-                    0o644
-                };
+                let mode = if metadata.mode() & 0o100 != 0 { 0o755 } else { 0o644 };
                 set_mode(&entry.path(), mode)?;
             }
         }
@@ -331,15 +269,11 @@ pub fn set_modes(tree: &Path) -> Result<(), Error> {
 }
 
 fn directory_mode(relative: &Path) -> u32 {
-    EMPTY_DIRECTORIES
-        .iter()
-        .find(|(path, _)| Path::new(path) == relative)
-        .map_or(0o755, |(_, mode)| *mode)
+    EMPTY_DIRECTORIES.iter().find(|(path, _)| Path::new(path) == relative).map_or(0o755, |(_, mode)| *mode)
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result<(), Error> {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
-        .map_err(Error::io("set the mode of", path))
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(Error::io("set the mode of", path))
 }
 
 fn copy_if_there(tree: &Path, from: &str, to: &str) -> Result<(), Error> {
@@ -353,9 +287,7 @@ fn copy_if_there(tree: &Path, from: &str, to: &str) -> Result<(), Error> {
 /// Removes a file or link that is about to be written, so that nothing it is linked to changes.
 fn replace(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io("replace", path)(error))
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("replace", path)(error)),
         _ => Ok(()),
     }
 }
@@ -389,12 +321,7 @@ mod tests {
 
     #[test]
     fn modules_and_package_data_are_packaged() {
-        for path in [
-            "machine.py",
-            "piton/__init__.py",
-            "piton/data/font.bin",
-            "piton/net/shell.py",
-        ] {
+        for path in ["machine.py", "piton/__init__.py", "piton/data/font.bin", "piton/net/shell.py"] {
             assert!(is_packaged_source(Path::new(path)), "{path}");
         }
     }
@@ -407,11 +334,7 @@ mod tests {
 
     #[test]
     fn missing_python_directory_is_an_empty_one() {
-        assert!(
-            python_sources(Path::new("/nonexistent/python"))
-                .unwrap()
-                .is_empty()
-        );
+        assert!(python_sources(Path::new("/nonexistent/python")).unwrap().is_empty());
     }
 
     #[test]
@@ -420,10 +343,7 @@ mod tests {
         run::write_file(&tree.join("lib/x/a.so"), "a").unwrap();
         run::write_file(&tree.join("usr/lib/x/b.so"), "b").unwrap();
         merge_usr(&tree).unwrap();
-        assert_eq!(
-            fs::read_link(tree.join("lib")).unwrap(),
-            Path::new("usr/lib")
-        );
+        assert_eq!(fs::read_link(tree.join("lib")).unwrap(), Path::new("usr/lib"));
         assert!(tree.join("usr/lib/x/a.so").is_file() && tree.join("lib/x/b.so").is_file());
         run::remove_tree(&tree).unwrap();
     }

@@ -80,13 +80,7 @@ impl Iterator for Map<'_> {
     type Item = Window;
 
     fn next(&mut self) -> Option<Window> {
-        let Self::Windows {
-            cells,
-            child_cells,
-            parent_cells,
-            size_cells,
-        } = self
-        else {
+        let Self::Windows { cells, child_cells, parent_cells, size_cells } = self else {
             return None;
         };
         if cells.is_empty() {
@@ -146,24 +140,16 @@ impl Iterator for Reg<'_> {
             return None;
         }
         let (address_cells, size_cells) = self.node.bus_cells();
-        let (Some(address), Some(size), true) = (
-            self.cells.number(address_cells),
-            self.cells.number(size_cells),
-            address_cells > 0,
-        ) else {
+        let (Some(address), Some(size), true) =
+            (self.cells.number(address_cells), self.cells.number(size_cells), address_cells > 0)
+        else {
             self.cells = Cells::new(&[]);
             return Some(Err(DtbError::BadProperty("reg")));
         };
-        let address = if self.translate {
-            self.node.translate(address)
-        } else {
-            Ok(low(address))
-        };
+        let address = if self.translate { self.node.translate(address) } else { Ok(low(address)) };
         Some(address.and_then(|address| match u64::try_from(size) {
             // The last byte must be addressable.
-            Ok(size) if address.checked_add(size.saturating_sub(1)).is_some() => {
-                Ok((address, size))
-            }
+            Ok(size) if address.checked_add(size.saturating_sub(1)).is_some() => Ok((address, size)),
             _ => Err(DtbError::BadProperty("reg")),
         }))
     }
@@ -182,20 +168,13 @@ impl<'a> Node<'a> {
     /// empty `ranges` has its parent's addresses; one without `ranges` cannot be seen by the CPU, and its devices'
     /// `reg` gives [`DtbError::NotTranslatable`].
     pub fn reg(&self) -> Reg<'a> {
-        Reg {
-            node: *self,
-            cells: Cells::new(self.property("reg").unwrap_or_default()),
-            translate: true,
-        }
+        Reg { node: *self, cells: Cells::new(self.property("reg").unwrap_or_default()), translate: true }
     }
 
     /// The `reg` entries as they stand, for buses whose addresses are not memory: CPU numbers, chip selects, I2C
     /// addresses.
     pub fn reg_untranslated(&self) -> Reg<'a> {
-        Reg {
-            translate: false,
-            ..self.reg()
-        }
+        Reg { translate: false, ..self.reg() }
     }
 
     fn map(&self, property: &str) -> Map<'a> {
@@ -217,10 +196,7 @@ impl<'a> Node<'a> {
         let mut bus = self.parent();
         // The root's own bus is the CPU's.
         while let Some(this) = bus.filter(|bus| bus.parent().is_some()) {
-            address = this
-                .map("ranges")
-                .up(address)
-                .ok_or(DtbError::NotTranslatable)?;
+            address = this.map("ranges").up(address).ok_or(DtbError::NotTranslatable)?;
             bus = this.parent();
         }
         u64::try_from(address).map_err(|_| DtbError::NotTranslatable)
@@ -246,11 +222,7 @@ impl<'a> Node<'a> {
                 above = this.parent();
             }
             let size = u64::try_from(window.size).unwrap_or(u64::MAX);
-            (size > 0).then_some(DmaRange {
-                bus: low(window.child),
-                cpu: u64::try_from(cpu).ok()?,
-                size,
-            })
+            (size > 0).then_some(DmaRange { bus: low(window.child), cpu: u64::try_from(cpu).ok()?, size })
         });
         Some(windows.collect())
     }
@@ -269,12 +241,7 @@ impl<'a> Node<'a> {
 }
 
 /// Carries `len` bytes at `address` from one side of the windows to the other.
-fn shift(
-    ranges: Option<Vec<DmaRange>>,
-    address: u64,
-    len: u64,
-    sides: fn(&DmaRange) -> (u64, u64),
-) -> Option<u64> {
+fn shift(ranges: Option<Vec<DmaRange>>, address: u64, len: u64, sides: fn(&DmaRange) -> (u64, u64)) -> Option<u64> {
     let Some(ranges) = ranges else {
         return Some(address);
     };

@@ -45,38 +45,21 @@ impl fmt::Display for DtbError {
         f.write_str("device tree: ")?;
         match *self {
             Self::BadMagic(magic) => write!(f, "bad magic {magic:#010x}, expected 0xd00dfeed"),
-            Self::BadVersion {
-                version,
-                compatible,
-            } => {
-                write!(
-                    f,
-                    "version {version} (compatible with {compatible}) is not readable as version 17"
-                )
+            Self::BadVersion { version, compatible } => {
+                write!(f, "version {version} (compatible with {compatible}) is not readable as version 17")
             }
             Self::Truncated { needed, available } => {
-                write!(
-                    f,
-                    "truncated: header says {needed} bytes, only {available} are there"
-                )
+                write!(f, "truncated: header says {needed} bytes, only {available} are there")
             }
-            Self::BadSize(size) => write!(
-                f,
-                "header says {size} bytes, which is not between 40 and 2 MiB"
-            ),
+            Self::BadSize(size) => write!(f, "header says {size} bytes, which is not between 40 and 2 MiB"),
             Self::BadBlock(block) => {
                 write!(f, "corrupt: {block} is misaligned or outside the blob")
             }
             Self::BadStructure { what, offset } => {
-                write!(
-                    f,
-                    "corrupt: {what} at offset {offset:#x} of the structure block"
-                )
+                write!(f, "corrupt: {what} at offset {offset:#x} of the structure block")
             }
             Self::BadProperty(name) => write!(f, "malformed property {name}"),
-            Self::NotTranslatable => {
-                f.write_str("address cannot be translated through the ranges above it")
-            }
+            Self::NotTranslatable => f.write_str("address cannot be translated through the ranges above it"),
             Self::BadInterrupt(what) => write!(f, "interrupt cannot be resolved: {what}"),
         }
     }

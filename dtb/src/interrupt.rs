@@ -73,11 +73,7 @@ impl<'a> Node<'a> {
             Some(value) => (value, true),
             None => (self.property("interrupts").unwrap_or_default(), false),
         };
-        Interrupts {
-            node: *self,
-            cells: Cells::new(value),
-            extended,
-        }
+        Interrupts { node: *self, cells: Cells::new(value), extended }
     }
 
     /// The `index`-th interrupt.
@@ -104,46 +100,30 @@ impl<'a> Node<'a> {
 }
 
 /// Follows a specifier from the node it was written for to the controller.
-fn resolve<'a>(
-    device: Node<'a>,
-    parent: Node<'a>,
-    specifier: Cells<'a>,
-) -> Result<Interrupt, DtbError> {
+fn resolve<'a>(device: Node<'a>, parent: Node<'a>, specifier: Cells<'a>) -> Result<Interrupt, DtbError> {
     let bad = DtbError::BadInterrupt;
     let mut parent = parent;
     let mut specifier = specifier;
     // What an interrupt-map is asked with besides the specifier: the unit address on the nexus's own bus.
     let (address_cells, _) = device.bus_cells();
     let mut unit = Cells::new(
-        device
-            .property("reg")
-            .and_then(|reg| Cells::new(reg).take(address_cells as usize))
-            .unwrap_or_default(),
+        device.property("reg").and_then(|reg| Cells::new(reg).take(address_cells as usize)).unwrap_or_default(),
     );
     for _ in 0..MAX_HOPS {
         let map = match parent.property("interrupt-map") {
             Some(map) if parent.property("interrupt-controller").is_none() => map,
             _ => {
-                let controller = parent
-                    .phandle()
-                    .ok_or(bad("the controller has no phandle"))?;
-                let mut interrupt = Interrupt {
-                    controller,
-                    cells: [0; Interrupt::MAX_CELLS],
-                    len: 0,
-                };
+                let controller = parent.phandle().ok_or(bad("the controller has no phandle"))?;
+                let mut interrupt = Interrupt { controller, cells: [0; Interrupt::MAX_CELLS], len: 0 };
                 while let Some(cell) = specifier.cell() {
-                    *interrupt
-                        .cells
-                        .get_mut(interrupt.len)
-                        .ok_or(bad("specifier of more than 4 cells"))? = cell;
+                    *interrupt.cells.get_mut(interrupt.len).ok_or(bad("specifier of more than 4 cells"))? = cell;
                     interrupt.len += 1;
                 }
                 return Ok(interrupt);
             }
         };
-        (parent, unit, specifier) = through_map(parent, map, unit, specifier)
-            .ok_or(bad("no interrupt-map entry matches"))?;
+        (parent, unit, specifier) =
+            through_map(parent, map, unit, specifier).ok_or(bad("no interrupt-map entry matches"))?;
     }
     Err(bad("interrupt-map loop"))
 }
@@ -164,11 +144,8 @@ fn through_map<'a>(
         let mut number = Cells::new(map.take(specifier_cells)?);
         let target = nexus.tree().by_phandle(map.cell()?)?;
         // A controller without #address-cells has none here (DTSpec 2.4.3.1), unlike for its children's reg.
-        let target_address_cells = if target.property("#address-cells").is_some() {
-            target.record().address_cells
-        } else {
-            0
-        };
+        let target_address_cells =
+            if target.property("#address-cells").is_some() { target.record().address_cells } else { 0 };
         let target_unit = Cells::new(map.take(target_address_cells as usize)?);
         let target_specifier = Cells::new(map.take(target.record().interrupt_cells? as usize)?);
 
@@ -179,9 +156,7 @@ fn through_map<'a>(
                 entry.cell().unwrap_or(0) & mask == asked.cell().unwrap_or(0) & mask
             })
         };
-        if matches(&mut address, &mut unit, address_cells)
-            && matches(&mut number, &mut specifier, specifier_cells)
-        {
+        if matches(&mut address, &mut unit, address_cells) && matches(&mut number, &mut specifier, specifier_cells) {
             return Some((target, target_unit, target_specifier));
         }
     }

@@ -72,76 +72,45 @@ impl<'a> Node<'a> {
 
     /// The parent; `None` for the root.
     pub fn parent(&self) -> Option<Node<'a>> {
-        (self.index != 0).then(|| Node {
-            tree: self.tree,
-            index: self.record().parent,
-        })
+        (self.index != 0).then(|| Node { tree: self.tree, index: self.record().parent })
     }
 
     /// The children, in the blob's order.
     pub fn children(&self) -> Children<'a> {
-        Children {
-            tree: self.tree,
-            next: self.index + 1,
-            end: self.record().end,
-        }
+        Children { tree: self.tree, next: self.index + 1, end: self.record().end }
     }
 
     /// The nodes below this one, each before its children.
     pub fn descendants(&self) -> Nodes<'a> {
-        Nodes {
-            tree: self.tree,
-            next: self.index + 1,
-            end: self.record().end,
-        }
+        Nodes { tree: self.tree, next: self.index + 1, end: self.record().end }
     }
 
     /// The child of this name. Without a unit address, the child of exactly this name or else the first with any.
     pub fn child(&self, name: &str) -> Option<Node<'a>> {
-        let has_base = |child: &Node<'_>| {
-            child
-                .name()
-                .split_once('@')
-                .is_some_and(|(base, _unit)| base == name)
-        };
-        self.children()
-            .find(|child| child.name() == name)
-            .or_else(|| self.children().find(has_base))
+        let has_base = |child: &Node<'_>| child.name().split_once('@').is_some_and(|(base, _unit)| base == name);
+        self.children().find(|child| child.name() == name).or_else(|| self.children().find(has_base))
     }
 
     /// Follows a relative path; empty components are skipped.
     pub(crate) fn descend(self, path: &str) -> Option<Node<'a>> {
-        path.split('/')
-            .filter(|name| !name.is_empty())
-            .try_fold(self, |node, name| node.child(name))
+        path.split('/').filter(|name| !name.is_empty()).try_fold(self, |node, name| node.child(name))
     }
 
     /// All properties, in the blob's order.
     pub fn properties(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
         let range = &self.record().properties;
-        self.tree
-            .properties
-            .get(range.start as usize..range.end as usize)
-            .unwrap_or_default()
-            .iter()
-            .copied()
+        self.tree.properties.get(range.start as usize..range.end as usize).unwrap_or_default().iter().copied()
     }
 
     /// The raw value of a property; empty for one without a value.
     pub fn property(&self, name: &str) -> Option<&'a [u8]> {
-        self.properties()
-            .find(|&(other, _)| other == name)
-            .map(|(_, value)| value)
+        self.properties().find(|&(other, _)| other == name).map(|(_, value)| value)
     }
 
     /// A property of exactly one 32-bit cell.
     pub fn property_u32(&self, name: &str) -> Option<u32> {
         let value = self.property(name)?;
-        if value.len() == 4 {
-            word_at(value, 0)
-        } else {
-            None
-        }
+        if value.len() == 4 { word_at(value, 0) } else { None }
     }
 
     /// A number of one or two cells.
@@ -155,16 +124,12 @@ impl<'a> Node<'a> {
     /// A property of one NUL-terminated string.
     pub fn property_str(&self, name: &str) -> Option<&'a str> {
         let value = self.property(name)?.strip_suffix(&[0])?;
-        core::str::from_utf8(value)
-            .ok()
-            .filter(|text| !text.contains('\0'))
+        core::str::from_utf8(value).ok().filter(|text| !text.contains('\0'))
     }
 
     /// The strings of a list property; stops at the first that is malformed.
     pub fn property_strings(&self, name: &str) -> Strings<'a> {
-        Strings {
-            rest: self.property(name).unwrap_or_default(),
-        }
+        Strings { rest: self.property(name).unwrap_or_default() }
     }
 
     /// The `compatible` strings, most specific first.
@@ -179,8 +144,7 @@ impl<'a> Node<'a> {
 
     /// Whether the device is to be used: `status` is absent, `okay` or `ok` (DTSpec 2.3.4).
     pub fn status_okay(&self) -> bool {
-        self.property("status")
-            .is_none_or(|status| matches!(status, b"okay\0" | b"ok\0"))
+        self.property("status").is_none_or(|status| matches!(status, b"okay\0" | b"ok\0"))
     }
 
     /// The node's own phandle.
@@ -221,10 +185,7 @@ impl<'a> Iterator for Children<'a> {
         if self.next >= self.end {
             return None;
         }
-        let child = Node {
-            tree: self.tree,
-            index: self.next,
-        };
+        let child = Node { tree: self.tree, index: self.next };
         self.next = child.record().end;
         Some(child)
     }

@@ -45,10 +45,7 @@ fn long_at(bytes: &[u8], offset: usize) -> Option<u64> {
 /// all of them to [`crate::Tree::new`].
 pub fn check_header(first_bytes: &[u8]) -> Result<usize, DtbError> {
     let field = |index: usize| {
-        word_at(first_bytes, index * 4).ok_or(DtbError::Truncated {
-            needed: HEADER_SIZE,
-            available: first_bytes.len(),
-        })
+        word_at(first_bytes, index * 4).ok_or(DtbError::Truncated { needed: HEADER_SIZE, available: first_bytes.len() })
     };
     let magic = field(0)?;
     if magic != MAGIC {
@@ -58,20 +55,13 @@ pub fn check_header(first_bytes: &[u8]) -> Result<usize, DtbError> {
     field(9)?;
     let (version, compatible) = (field(5)?, field(6)?);
     if version < VERSION || compatible > VERSION {
-        return Err(DtbError::BadVersion {
-            version,
-            compatible,
-        });
+        return Err(DtbError::BadVersion { version, compatible });
     }
     let size = field(1)? as usize;
     if !(HEADER_SIZE..=MAX_SIZE).contains(&size) {
         return Err(DtbError::BadSize(size));
     }
-    let inside = |offset: u32, len: u32| {
-        (offset as usize)
-            .checked_add(len as usize)
-            .is_some_and(|end| end <= size)
-    };
+    let inside = |offset: u32, len: u32| (offset as usize).checked_add(len as usize).is_some_and(|end| end <= size);
     if !inside(field(2)?, field(9)?) || !field(2)?.is_multiple_of(4) {
         return Err(DtbError::BadBlock("structure block"));
     }
@@ -105,20 +95,14 @@ impl<'a> Blob<'a> {
     /// Checks the header and cuts the blob into its blocks. Bytes past `totalsize` are ignored.
     pub fn new(bytes: &'a [u8]) -> Result<Self, DtbError> {
         let size = check_header(bytes)?;
-        let blob = bytes.get(..size).ok_or(DtbError::Truncated {
-            needed: size,
-            available: bytes.len(),
-        })?;
+        let blob = bytes.get(..size).ok_or(DtbError::Truncated { needed: size, available: bytes.len() })?;
         let block = |offset: usize, len: Option<usize>, name| {
             let start = word_at(blob, offset).ok_or(DtbError::BadBlock(name))? as usize;
             let end = match len {
-                Some(len) => {
-                    start.checked_add(word_at(blob, len).ok_or(DtbError::BadBlock(name))? as usize)
-                }
+                Some(len) => start.checked_add(word_at(blob, len).ok_or(DtbError::BadBlock(name))? as usize),
                 None => Some(size),
             };
-            blob.get(start..end.ok_or(DtbError::BadBlock(name))?)
-                .ok_or(DtbError::BadBlock(name))
+            blob.get(start..end.ok_or(DtbError::BadBlock(name))?).ok_or(DtbError::BadBlock(name))
         };
         Ok(Self {
             structure: block(8, Some(36), "structure block")?,
@@ -132,10 +116,8 @@ impl<'a> Blob<'a> {
         let mut found = Vec::new();
         let mut offset = 0;
         loop {
-            let (Some(start), Some(len)) = (
-                long_at(self.reservations, offset),
-                long_at(self.reservations, offset + 8),
-            ) else {
+            let (Some(start), Some(len)) = (long_at(self.reservations, offset), long_at(self.reservations, offset + 8))
+            else {
                 return Err(DtbError::BadBlock("unterminated memory reservation block"));
             };
             if (start, len) == (0, 0) {
@@ -186,12 +168,9 @@ impl<'a> Blob<'a> {
                     if open.last() != Some(&false) {
                         return Err(bad("property outside a node or after a child node"));
                     }
-                    let len =
-                        word_at(self.structure, body).ok_or(bad("cut-off property"))? as usize;
-                    let name =
-                        word_at(self.structure, body + 4).ok_or(bad("cut-off property"))? as usize;
-                    let name = name_at(self.strings, name)
-                        .ok_or(bad("property with an unreadable name"))?;
+                    let len = word_at(self.structure, body).ok_or(bad("cut-off property"))? as usize;
+                    let name = word_at(self.structure, body + 4).ok_or(bad("cut-off property"))? as usize;
+                    let name = name_at(self.strings, name).ok_or(bad("property with an unreadable name"))?;
                     let start = body + 8;
                     let value = start
                         .checked_add(len)

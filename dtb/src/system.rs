@@ -61,19 +61,12 @@ impl<'a> Tree<'a> {
         let Some(node) = self.root().child("chosen") else {
             return Chosen::default();
         };
-        let stdout = node
-            .property_str("stdout-path")
-            .or_else(|| node.property_str("linux,stdout-path"));
-        let initrd = node
-            .property_u64("linux,initrd-start")
-            .zip(node.property_u64("linux,initrd-end"));
+        let stdout = node.property_str("stdout-path").or_else(|| node.property_str("linux,stdout-path"));
+        let initrd = node.property_u64("linux,initrd-start").zip(node.property_u64("linux,initrd-end"));
         Chosen {
             bootargs: node.property_str("bootargs"),
-            stdout_path: stdout
-                .and_then(|path| self.node(path.split_once(':').map_or(path, |(path, _)| path))),
-            initrd: initrd
-                .map(|(start, end)| start..end)
-                .filter(|range| range.start < range.end),
+            stdout_path: stdout.and_then(|path| self.node(path.split_once(':').map_or(path, |(path, _)| path))),
+            initrd: initrd.map(|(start, end)| start..end).filter(|range| range.start < range.end),
             rng_seed: node.property("rng-seed").filter(|seed| !seed.is_empty()),
         }
     }
@@ -81,8 +74,7 @@ impl<'a> Tree<'a> {
     /// Physical RAM, in the tree's order; neither sorted nor freed of overlaps. Malformed entries are left out.
     pub fn memory(&self) -> Vec<Range<u64>> {
         let is_memory = |node: &Node<'_>| {
-            node.property_str("device_type") == Some("memory")
-                || node.name().split('@').next() == Some("memory")
+            node.property_str("device_type") == Some("memory") || node.name().split('@').next() == Some("memory")
         };
         self.root()
             .children()
@@ -102,11 +94,7 @@ impl<'a> Tree<'a> {
             for node in parent.children().filter(Node::status_okay) {
                 // A missing `ranges` is a common mistake here; reserving is the safe reading.
                 let entries = node.reg().zip(node.reg_untranslated());
-                reserved.extend(
-                    entries
-                        .filter_map(|(reg, raw)| reg.or(raw).ok())
-                        .filter_map(to_range),
-                );
+                reserved.extend(entries.filter_map(|(reg, raw)| reg.or(raw).ok()).filter_map(to_range));
             }
         }
         reserved
@@ -120,14 +108,9 @@ impl<'a> Tree<'a> {
         parent
             .children()
             .filter(|node| {
-                node.property_str("device_type") == Some("cpu")
-                    || node.name().split('@').next() == Some("cpu")
+                node.property_str("device_type") == Some("cpu") || node.name().split('@').next() == Some("cpu")
             })
-            .filter(|node| {
-                !node
-                    .property_str("status")
-                    .is_some_and(|status| status.starts_with("fail"))
-            })
+            .filter(|node| !node.property_str("status").is_some_and(|status| status.starts_with("fail")))
             .filter_map(|node| {
                 Some(Cpu {
                     reg: node.reg_untranslated().next()?.ok()?.0,
@@ -140,9 +123,7 @@ impl<'a> Tree<'a> {
 
     /// The PSCI firmware, where there is any.
     pub fn psci(&self) -> Option<Psci> {
-        let is_psci = |node: &Node<'_>| {
-            node.is_compatible("arm,psci-0.2") || node.is_compatible("arm,psci-1.0")
-        };
+        let is_psci = |node: &Node<'_>| node.is_compatible("arm,psci-0.2") || node.is_compatible("arm,psci-1.0");
         let nodes = self.root().child("psci").into_iter().chain(self.nodes());
         let node = nodes.filter(Node::status_okay).find(is_psci)?;
         let method = match node.property_str("method")? {

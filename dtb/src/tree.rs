@@ -99,11 +99,7 @@ impl<'a> Visitor<'a> for Builder<'a> {
 
     fn end_node(&mut self) {
         let end = self.records.len() as u32;
-        if let Some(record) = self
-            .open
-            .pop()
-            .and_then(|index| self.records.get_mut(index as usize))
-        {
+        if let Some(record) = self.open.pop().and_then(|index| self.records.get_mut(index as usize)) {
             record.end = end;
         }
     }
@@ -128,19 +124,12 @@ impl<'a> Tree<'a> {
 
     /// The node `/`.
     pub fn root(&self) -> Node<'_> {
-        Node {
-            tree: self,
-            index: ROOT,
-        }
+        Node { tree: self, index: ROOT }
     }
 
     /// All nodes, each before its children, the root first.
     pub fn nodes(&self) -> Nodes<'_> {
-        Nodes {
-            tree: self,
-            next: ROOT,
-            end: self.records.len() as u32,
-        }
+        Nodes { tree: self, next: ROOT, end: self.records.len() as u32 }
     }
 
     /// The node with this phandle.
@@ -160,9 +149,7 @@ impl<'a> Tree<'a> {
         }
         let (alias, rest) = path.split_once('/').unwrap_or((path, ""));
         let target = self.root().child("aliases")?.property_str(alias)?;
-        self.root()
-            .descend(target.strip_prefix('/')?)?
-            .descend(rest)
+        self.root().descend(target.strip_prefix('/')?)?.descend(rest)
     }
 }
 
@@ -181,10 +168,7 @@ impl<'a> Iterator for Nodes<'a> {
         if self.next >= self.end {
             return None;
         }
-        let node = Node {
-            tree: self.tree,
-            index: self.next,
-        };
+        let node = Node { tree: self.tree, index: self.next };
         self.next += 1;
         Some(node)
     }

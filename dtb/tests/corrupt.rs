@@ -24,18 +24,7 @@ fn with_structure(words: &[u32]) -> Vec<u8> {
     let strings = b"reg\0\xff\0endless";
     let strings_at = 56 + structure.len() as u32;
     let total = strings_at + strings.len() as u32;
-    let header = [
-        0xd00d_feed,
-        total,
-        56,
-        strings_at,
-        40,
-        17,
-        16,
-        0,
-        strings.len() as u32,
-        structure.len() as u32,
-    ];
+    let header = [0xd00d_feed, total, 56, strings_at, 40, 17, 16, 0, strings.len() as u32, structure.len() as u32];
     let header: Vec<u8> = header.iter().flat_map(|word| word.to_be_bytes()).collect();
     [header.as_slice(), &[0; 16], &structure, strings].concat()
 }
@@ -48,10 +37,7 @@ fn header_tells_the_size() {
 #[test]
 fn short_header_is_truncated() {
     for len in 0..HEADER_SIZE {
-        let expected = DtbError::Truncated {
-            needed: HEADER_SIZE,
-            available: len,
-        };
+        let expected = DtbError::Truncated { needed: HEADER_SIZE, available: len };
         assert_eq!(check_header(&BOARD[..len]), Err(expected));
         assert_eq!(error(&BOARD[..len]), expected);
     }
@@ -59,10 +45,7 @@ fn short_header_is_truncated() {
 
 #[test]
 fn short_blob_is_truncated() {
-    let expected = DtbError::Truncated {
-        needed: BOARD.len(),
-        available: BOARD.len() - 1,
-    };
+    let expected = DtbError::Truncated { needed: BOARD.len(), available: BOARD.len() - 1 };
     assert_eq!(error(&BOARD[..BOARD.len() - 1]), expected);
 }
 
@@ -74,50 +57,17 @@ fn bytes_after_the_blob_are_ignored() {
 #[test]
 fn bad_header_fields_are_named() {
     let cases = [
-        (
-            with_words(&[(0, 0x5441_0001)]),
-            DtbError::BadMagic(0x5441_0001),
-        ),
+        (with_words(&[(0, 0x5441_0001)]), DtbError::BadMagic(0x5441_0001)),
         (with_words(&[(1, 39)]), DtbError::BadSize(39)),
-        (
-            with_words(&[(1, MAX_SIZE as u32 + 1)]),
-            DtbError::BadSize(MAX_SIZE + 1),
-        ),
+        (with_words(&[(1, MAX_SIZE as u32 + 1)]), DtbError::BadSize(MAX_SIZE + 1)),
         (with_words(&[(2, 2)]), DtbError::BadBlock("structure block")),
-        (
-            with_words(&[(2, u32::MAX - 3)]),
-            DtbError::BadBlock("structure block"),
-        ),
-        (
-            with_words(&[(9, u32::MAX)]),
-            DtbError::BadBlock("structure block"),
-        ),
-        (
-            with_words(&[(3, u32::MAX)]),
-            DtbError::BadBlock("strings block"),
-        ),
-        (
-            with_words(&[(8, u32::MAX)]),
-            DtbError::BadBlock("strings block"),
-        ),
-        (
-            with_words(&[(4, 4)]),
-            DtbError::BadBlock("memory reservation block"),
-        ),
-        (
-            with_words(&[(5, 16)]),
-            DtbError::BadVersion {
-                version: 16,
-                compatible: 16,
-            },
-        ),
-        (
-            with_words(&[(6, 18)]),
-            DtbError::BadVersion {
-                version: 17,
-                compatible: 18,
-            },
-        ),
+        (with_words(&[(2, u32::MAX - 3)]), DtbError::BadBlock("structure block")),
+        (with_words(&[(9, u32::MAX)]), DtbError::BadBlock("structure block")),
+        (with_words(&[(3, u32::MAX)]), DtbError::BadBlock("strings block")),
+        (with_words(&[(8, u32::MAX)]), DtbError::BadBlock("strings block")),
+        (with_words(&[(4, 4)]), DtbError::BadBlock("memory reservation block")),
+        (with_words(&[(5, 16)]), DtbError::BadVersion { version: 16, compatible: 16 }),
+        (with_words(&[(6, 18)]), DtbError::BadVersion { version: 17, compatible: 18 }),
     ];
     for (blob, expected) in cases {
         assert_eq!(error(&blob), expected);
@@ -132,10 +82,7 @@ fn reservations_without_an_end_are_an_error() {
     blob[40..].fill(1);
     blob[36..40].copy_from_slice(&0_u32.to_be_bytes());
     blob[32..36].copy_from_slice(&0_u32.to_be_bytes());
-    assert_eq!(
-        error(&blob[..end]),
-        DtbError::BadBlock("unterminated memory reservation block")
-    );
+    assert_eq!(error(&blob[..end]), DtbError::BadBlock("unterminated memory reservation block"));
 }
 
 #[test]
@@ -149,90 +96,35 @@ fn bad_structure_is_named_with_its_place() {
         (&[STOP], "end token inside a node", 0),
         (&[BEGIN, 0, STOP], "end token inside a node", 8),
         (&[BEGIN, 0, END], "missing end token", 12),
-        (
-            &[BEGIN, 0, END, BEGIN, 0, END, STOP],
-            "second root node",
-            12,
-        ),
+        (&[BEGIN, 0, END, BEGIN, 0, END, STOP], "second root node", 12),
         (&[END], "unmatched node end", 0),
         (&[BEGIN, 0, END, END], "unmatched node end", 12),
-        (
-            &[PROP, 0, 0],
-            "property outside a node or after a child node",
-            0,
-        ),
-        (
-            &[BEGIN, 0, BEGIN, 0x6100_0000, END, PROP, 0, 0],
-            "property outside a node or after a child node",
-            20,
-        ),
+        (&[PROP, 0, 0], "property outside a node or after a child node", 0),
+        (&[BEGIN, 0, BEGIN, 0x6100_0000, END, PROP, 0, 0], "property outside a node or after a child node", 20),
         (&[BEGIN, 0, PROP], "cut-off property", 8),
         (&[BEGIN, 0, PROP, 0], "cut-off property", 8),
-        (
-            &[BEGIN, 0, PROP, 1, 0],
-            "property longer than the structure block",
-            8,
-        ),
-        (
-            &[BEGIN, 0, PROP, u32::MAX, 0],
-            "property longer than the structure block",
-            8,
-        ),
-        (
-            &[BEGIN, 0, PROP, 0, u32::MAX],
-            "property with an unreadable name",
-            8,
-        ),
-        (
-            &[BEGIN, 0, PROP, 0, 4],
-            "property with an unreadable name",
-            8,
-        ),
-        (
-            &[BEGIN, 0, PROP, 0, 6],
-            "property with an unreadable name",
-            8,
-        ),
+        (&[BEGIN, 0, PROP, 1, 0], "property longer than the structure block", 8),
+        (&[BEGIN, 0, PROP, u32::MAX, 0], "property longer than the structure block", 8),
+        (&[BEGIN, 0, PROP, 0, u32::MAX], "property with an unreadable name", 8),
+        (&[BEGIN, 0, PROP, 0, 4], "property with an unreadable name", 8),
+        (&[BEGIN, 0, PROP, 0, 6], "property with an unreadable name", 8),
         (&[BEGIN], "unreadable node name", 0),
         (&[BEGIN, 0x6161_6161], "unreadable node name", 0),
         (&[BEGIN, 0xff00_0000, END, STOP], "unreadable node name", 0),
-        (
-            &[BEGIN, 0, BEGIN, 0, END, END, STOP],
-            "empty node name or one with a slash",
-            8,
-        ),
-        (
-            &[BEGIN, 0, BEGIN, 0x612f_6200, END, END, STOP],
-            "empty node name or one with a slash",
-            8,
-        ),
+        (&[BEGIN, 0, BEGIN, 0, END, END, STOP], "empty node name or one with a slash", 8),
+        (&[BEGIN, 0, BEGIN, 0x612f_6200, END, END, STOP], "empty node name or one with a slash", 8),
         (&[7], "unknown token", 0),
     ];
     for &(words, what, offset) in cases {
-        assert_eq!(
-            error(&with_structure(words)),
-            DtbError::BadStructure { what, offset },
-            "{words:?}"
-        );
+        assert_eq!(error(&with_structure(words)), DtbError::BadStructure { what, offset }, "{words:?}");
     }
 }
 
 #[test]
 fn nesting_has_a_limit() {
-    let nested = |depth| {
-        [
-            vec![1, 0],
-            [1, 0x6100_0000].repeat(depth - 1),
-            vec![2; depth],
-            vec![9],
-        ]
-        .concat()
-    };
+    let nested = |depth| [vec![1, 0], [1, 0x6100_0000].repeat(depth - 1), vec![2; depth], vec![9]].concat();
     assert!(Tree::new(&with_structure(&nested(64))).is_ok());
-    let expected = DtbError::BadStructure {
-        what: "too deeply nested node",
-        offset: 64 * 8,
-    };
+    let expected = DtbError::BadStructure { what: "too deeply nested node", offset: 64 * 8 };
     assert_eq!(error(&with_structure(&nested(65))), expected);
 }
 
@@ -254,37 +146,22 @@ fn malformed_reg_is_an_error() {
     // A root with `reg` of one cell, where an address has two.
     let blob = with_structure(&[1, 0, 3, 4, 0, 7, 2, 9]);
     let tree = Tree::new(&blob).unwrap();
-    assert_eq!(
-        tree.root().reg().collect::<Vec<_>>(),
-        [Err(DtbError::BadProperty("reg"))]
-    );
+    assert_eq!(tree.root().reg().collect::<Vec<_>>(), [Err(DtbError::BadProperty("reg"))]);
 }
 
 #[test]
 fn every_error_is_one_line_that_names_the_device_tree() {
     let lines = [
+        (DtbError::BadMagic(0x5441_0001), "device tree: bad magic 0x54410001, expected 0xd00dfeed"),
         (
-            DtbError::BadMagic(0x5441_0001),
-            "device tree: bad magic 0x54410001, expected 0xd00dfeed",
-        ),
-        (
-            DtbError::Truncated {
-                needed: 5000,
-                available: 100,
-            },
+            DtbError::Truncated { needed: 5000, available: 100 },
             "device tree: truncated: header says 5000 bytes, only 100 are there",
         ),
         (
-            DtbError::BadStructure {
-                what: "unknown token",
-                offset: 16,
-            },
+            DtbError::BadStructure { what: "unknown token", offset: 16 },
             "device tree: corrupt: unknown token at offset 0x10 of the structure block",
         ),
-        (
-            DtbError::BadSize(7),
-            "device tree: header says 7 bytes, which is not between 40 and 2 MiB",
-        ),
+        (DtbError::BadSize(7), "device tree: header says 7 bytes, which is not between 40 and 2 MiB"),
     ];
     for (error, line) in lines {
         assert_eq!(error.to_string(), line);

@@ -34,20 +34,7 @@ impl Random {
 
 /// A word that tends to matter somewhere: a token, a count, a phandle, a limit.
 fn interesting(random: &mut Random) -> u32 {
-    const WORDS: [u32; 12] = [
-        0,
-        1,
-        2,
-        3,
-        4,
-        9,
-        0x7f,
-        0x1000,
-        0x7fff_ffff,
-        0x8000_0000,
-        0xffff_fffc,
-        u32::MAX,
-    ];
+    const WORDS: [u32; 12] = [0, 1, 2, 3, 4, 9, 0x7f, 0x1000, 0x7fff_ffff, 0x8000_0000, 0xffff_fffc, u32::MAX];
     match random.below(4) {
         0 => random.next() as u32,
         1 => random.below(64) as u32,
@@ -62,11 +49,7 @@ fn values(blob: &[u8]) -> Vec<Range<usize>> {
         let start = value.as_ptr() as usize - blob.as_ptr() as usize;
         start..start + value.len()
     };
-    let values = tree.nodes().flat_map(|node| {
-        node.properties()
-            .map(|(_, value)| place(value))
-            .collect::<Vec<_>>()
-    });
+    let values = tree.nodes().flat_map(|node| node.properties().map(|(_, value)| place(value)).collect::<Vec<_>>());
     values.filter(|range| !range.is_empty()).collect()
 }
 
@@ -96,9 +79,7 @@ fn damage(blob: &mut Vec<u8>, other: &[u8], random: &mut Random) {
         match random.below(16) {
             0..3 => blob[at] ^= 1 << random.below(8),
             3..5 => blob[at] = random.next() as u8,
-            5..10 if word + 4 <= len => {
-                blob[word..word + 4].copy_from_slice(&interesting(random).to_be_bytes())
-            }
+            5..10 if word + 4 <= len => blob[word..word + 4].copy_from_slice(&interesting(random).to_be_bytes()),
             // A block of words moved within the blob, or taken from another one.
             10..12 => {
                 let count = random.below(64).min(len - at);
@@ -131,51 +112,31 @@ fn exercise(tree: &Tree<'_>) -> usize {
         seen += node.path().len() + node.children().count() + node.descendants().count();
         seen += usize::from(node.status_okay()) + usize::from(node.dma_coherent());
         seen += node.reg().count() + node.reg_untranslated().count();
-        seen += node
-            .reg()
-            .flatten()
-            .filter(|&(start, size)| start.checked_add(size).is_some())
-            .count();
-        seen += node
-            .interrupts()
-            .flatten()
-            .map(|interrupt| interrupt.cells().len())
-            .sum::<usize>();
-        seen += node
-            .interrupts()
-            .filter_map(Result::err)
-            .map(|error| error.to_string().len())
-            .sum::<usize>();
+        seen += node.reg().flatten().filter(|&(start, size)| start.checked_add(size).is_some()).count();
+        seen += node.interrupts().flatten().map(|interrupt| interrupt.cells().len()).sum::<usize>();
+        seen += node.interrupts().filter_map(Result::err).map(|error| error.to_string().len()).sum::<usize>();
         seen += node.dma_ranges().map_or(0, |ranges| ranges.len());
         seen += usize::from(node.cpu_to_bus(0x4000_0000, 0x1000).is_some());
         seen += usize::from(node.bus_to_cpu(u64::MAX, u64::MAX).is_some());
         seen += node.compatible().map(str::len).sum::<usize>();
         for (name, _) in node.properties() {
             seen += node.property(name).map_or(0, <[u8]>::len);
-            seen += usize::from(node.property_u32(name).is_some())
-                + usize::from(node.property_u64(name).is_some());
+            seen += usize::from(node.property_u32(name).is_some()) + usize::from(node.property_u64(name).is_some());
             seen += node.property_str(name).map_or(0, str::len);
         }
         // Not always this node: damage can give two siblings one name.
-        seen += tree
-            .node(&node.path())
-            .map_or(0, |found| found.name().len());
+        seen += tree.node(&node.path()).map_or(0, |found| found.name().len());
     }
     let chosen = tree.chosen();
-    seen += usize::from(chosen.initrd.is_some())
-        + chosen.stdout_path.map_or(0, |node| node.path().len());
+    seen += usize::from(chosen.initrd.is_some()) + chosen.stdout_path.map_or(0, |node| node.path().len());
     seen += tree.memory().len() + tree.reserved().len() + tree.cpus().len();
-    seen + usize::from(tree.psci().is_some())
-        + usize::from(tree.model().is_some())
-        + tree.compatible().count()
+    seen + usize::from(tree.psci().is_some()) + usize::from(tree.model().is_some()) + tree.compatible().count()
 }
 
 #[test]
 fn damaged_blobs_never_panic() {
     let number = |name: &str, default| match std::env::var(name) {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} must be a number, not {text:?}")),
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {text:?}")),
         Err(_) => default,
     };
     let iterations: u64 = number("PITON_FUZZ_ITERATIONS", 4000);
@@ -202,22 +163,11 @@ fn damaged_blobs_never_panic() {
         slowest = slowest.max((start.elapsed(), seed));
         match outcome {
             Ok(was_accepted) => accepted += u64::from(was_accepted),
-            Err(_) => panic!(
-                "seed {seed} panics: repeat with PITON_FUZZ_SEED={seed} PITON_FUZZ_ITERATIONS=1"
-            ),
+            Err(_) => panic!("seed {seed} panics: repeat with PITON_FUZZ_SEED={seed} PITON_FUZZ_ITERATIONS=1"),
         }
-        assert!(
-            start.elapsed() < Duration::from_secs(10),
-            "seed {seed} takes {:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() < Duration::from_secs(10), "seed {seed} takes {:?}", start.elapsed());
     }
-    println!(
-        "{iterations} damaged blobs, {accepted} accepted, slowest (time and seed) {slowest:?}"
-    );
+    println!("{iterations} damaged blobs, {accepted} accepted, slowest (time and seed) {slowest:?}");
     // A generator that only ever breaks the header would test nothing.
-    assert!(
-        iterations < 100 || accepted * 3 > iterations,
-        "only {accepted} of {iterations} were accepted"
-    );
+    assert!(iterations < 100 || accepted * 3 > iterations, "only {accepted} of {iterations} were accepted");
 }

@@ -1,6 +1,10 @@
 //! The order of start-up, from the architecture's entry to process 1.
 
-use alloc::{format, string::{String, ToString as _}, vec::Vec};
+use alloc::{
+    format,
+    string::{String, ToString as _},
+    vec::Vec,
+};
 
 use dtb::Tree;
 use hal::{Arch as _, PhysAddr};
@@ -21,11 +25,6 @@ static COMMAND_LINE: Once<String> = Once::new();
 
 /// What CPython needs to reach its prompt, beside kernel and root image: 10 MiB, in pages.
 const LEAST_FREE_PAGES: usize = 2560;
-
-/// The checked device tree.
-pub fn tree() -> Option<&'static Tree<'static>> {
-    TREE.get()
-}
 
 /// The kernel's command line (`/chosen/bootargs`).
 pub fn command_line() -> &'static str {
@@ -57,8 +56,7 @@ fn start(info: &BootInfo) -> Result<(), String> {
         Some(range) => (PhysAddr::new(range.start), range.end.saturating_sub(range.start)),
         None => image::root().unwrap_or((PhysAddr::new(0), 0)),
     };
-    let constant =
-        [tree_range, image::appended(), root_phys.get()..root_phys.get().saturating_add(root_len)];
+    let constant = [tree_range, image::appended(), root_phys.get()..root_phys.get().saturating_add(root_len)];
     let memory = tree.memory();
     let constant: Vec<_> = constant.into_iter().filter(|range| range.start < range.end).collect();
     // Memory comes before the console, which needs it; a failure here is told through whatever can be reached.
@@ -81,9 +79,11 @@ fn start(info: &BootInfo) -> Result<(), String> {
     }
     let stats = frames::stats();
     if stats.free < LEAST_FREE_PAGES {
-        return Err(format!("not enough memory: {} KiB free beside kernel and root image, {} KiB needed",
+        return Err(format!(
+            "not enough memory: {} KiB free beside kernel and root image, {} KiB needed",
             stats.free * 4,
-            LEAST_FREE_PAGES * 4));
+            LEAST_FREE_PAGES * 4
+        ));
     }
     // SAFETY: in RAM, mapped read-only with all of memory, kept from the allocator, never written.
     let root_image = unsafe { core::slice::from_raw_parts(frames::linear(root_phys), root_len as usize) };

@@ -4,12 +4,13 @@ use alloc::{string::String, sync::Arc, vec::Vec};
 
 use dtb::{Node, Tree};
 use hal::{
-    Arch as _, ConfigStore, DeviceNode, DmaMemory, Driver, IrqChip, IrqHandler, IrqSpecifier, Mmio, PAGE_SIZE, PhysAddr,
-    PhysRange, Platform, PlatformError, ProbeError, Rng, Rtc, Timer, Uart,
+    Arch as _, ConfigStore, DeviceNode, DmaMemory, Driver, IrqChip, IrqHandler, IrqSpecifier, Mmio, PAGE_SIZE,
+    PhysAddr, PhysRange, Platform, PlatformError, ProbeError, Rng, Rtc, Timer, Uart,
 };
 
 use crate::{
-    arch::{self, Arch}, console, fs, irq,
+    arch::{self, Arch},
+    console, fs, irq,
     mm::{frames, kernel_space},
     rng, time,
 };
@@ -52,9 +53,7 @@ pub fn probe_all(tree: &Tree<'_>) {
             continue;
         }
         // The most specific string comes first and decides.
-        let driver = node
-            .compatible()
-            .find_map(|string| drivers().find(|driver| driver.compatible.contains(&string)));
+        let driver = node.compatible().find_map(|string| drivers().find(|driver| driver.compatible.contains(&string)));
         waiting.extend(driver.map(|driver| (node, driver)));
     }
     loop {
@@ -112,12 +111,7 @@ impl Platform for KernelPlatform {
         frames::free_kernel(memory.phys, memory.pages.next_power_of_two().trailing_zeros() as u8);
     }
 
-    fn request_irq(
-        &self,
-        node: &dyn DeviceNode,
-        index: usize,
-        handler: Arc<dyn IrqHandler>,
-    ) -> Result<(), ProbeError> {
+    fn request_irq(&self, node: &dyn DeviceNode, index: usize, handler: Arc<dyn IrqHandler>) -> Result<(), ProbeError> {
         let specifier = node.interrupt(index).ok_or(ProbeError::BadNode("interrupts"))?;
         irq::request(node.path(), &specifier, handler)
     }

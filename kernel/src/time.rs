@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use hal::Timer;
 
 use crate::{
-    fs::FileTime,
+    fs::{FileTime, timerfd},
     sync::{IrqLock, Once},
     task::{scheduler, thread::Thread, wait::Wake as _},
 };
@@ -84,7 +84,7 @@ pub fn monotonic_ns() -> u64 {
     match CLOCK.get() {
         Some(clock) => {
             let ticks = clock.timer.now_ticks().wrapping_sub(clock.start_ticks);
-            (u128::from(ticks) * u128::from(clock.ns_per_tick) >> 32) as u64
+            ((u128::from(ticks) * u128::from(clock.ns_per_tick)) >> 32) as u64
         }
         None => 0,
     }
@@ -103,6 +103,7 @@ pub fn realtime_ns() -> u64 {
 /// Sets the wall clock.
 pub fn set_realtime_ns(realtime_ns: u64) {
     REALTIME_OFFSET.store(realtime_ns.wrapping_sub(monotonic_ns()) as i64, Ordering::Relaxed);
+    timerfd::realtime_was_set();
 }
 
 /// A wall-clock time as monotonic time.

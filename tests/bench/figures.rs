@@ -35,11 +35,8 @@ impl Summary {
         sorted.sort_by(f64::total_cmp);
         let min = *sorted.first()?;
         let middle = sorted.len() / 2;
-        let median = if sorted.len() % 2 == 1 {
-            sorted[middle]
-        } else {
-            f64::midpoint(sorted[middle - 1], sorted[middle])
-        };
+        let median =
+            if sorted.len() % 2 == 1 { sorted[middle] } else { f64::midpoint(sorted[middle - 1], sorted[middle]) };
         Some(Self { min, median })
     }
 }
@@ -49,11 +46,7 @@ impl Figures {
     pub fn new(instructions: bool) -> Self {
         // Not every host has it; it only explains figures that look odd.
         let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-        Self {
-            samples: BTreeMap::new(),
-            instructions,
-            load: load.split(' ').next().unwrap_or_default().to_owned(),
-        }
+        Self { samples: BTreeMap::new(), instructions, load: load.split(' ').next().unwrap_or_default().to_owned() }
     }
 
     /// Takes in a sample: nanoseconds or bytes.
@@ -62,9 +55,7 @@ impl Figures {
     }
 
     fn samples(&self, system: System, row: &Row) -> &[f64] {
-        self.samples
-            .get(&(system, row.key))
-            .map_or(&[], Vec::as_slice)
+        self.samples.get(&(system, row.key)).map_or(&[], Vec::as_slice)
     }
 
     fn summary(&self, system: System, row: &Row) -> Option<Summary> {
@@ -73,10 +64,7 @@ impl Figures {
 
     /// Everything, for programs.
     pub fn to_json(&self, systems: &[System], files: &Files) -> Value {
-        let rows: Vec<Value> = ROWS
-            .iter()
-            .map(|row| self.row_to_json(systems, row))
-            .collect();
+        let rows: Vec<Value> = ROWS.iter().map(|row| self.row_to_json(systems, row)).collect();
         json!({
             "machine": format!("virt, cortex-a72, 1 CPU, {} MiB", crate::MEMORY_MIB),
             "qemu": first_line("qemu-system-aarch64"),
@@ -108,8 +96,7 @@ impl Figures {
                 });
             }
             if let Some((min, median)) = self.ratios(system, row) {
-                value[format!("piton_to_{}", system.key())] =
-                    json!({ "min": min, "median": median });
+                value[format!("piton_to_{}", system.key())] = json!({ "min": min, "median": median });
             }
         }
         value
@@ -128,16 +115,10 @@ impl Figures {
     /// Everything, for people: one table per system that Piton is compared with.
     pub fn to_table(&self, systems: &[System]) -> String {
         let mut text = String::new();
-        let others: Vec<System> = systems
-            .iter()
-            .copied()
-            .filter(|&system| system != System::Piton)
-            .collect();
+        let others: Vec<System> = systems.iter().copied().filter(|&system| system != System::Piton).collect();
         match others.as_slice() {
             [] => self.write_table(&mut text, System::Piton),
-            others => others
-                .iter()
-                .for_each(|&other| self.write_table(&mut text, other)),
+            others => others.iter().for_each(|&other| self.write_table(&mut text, other)),
         }
         text.push_str("Goals are held against the ratio of the smallest samples.");
         if self.instructions {
@@ -162,16 +143,8 @@ impl Figures {
             "{:26}{:^20}{:^20}{:^16}goal",
             "",
             "Piton",
-            if other == System::Piton {
-                ""
-            } else {
-                other.title()
-            },
-            if other == System::Piton {
-                ""
-            } else {
-                "Piton/Linux"
-            },
+            if other == System::Piton { "" } else { other.title() },
+            if other == System::Piton { "" } else { "Piton/Linux" },
         );
         let _ = writeln!(
             text,
@@ -201,14 +174,10 @@ impl Figures {
         }
         // The goals are about Debian's kernel as it comes.
         let (limit, reached) = match row.goal {
-            Goal::Ratio(most) if other == System::Linux => (
-                format!("{most:.2}"),
-                ratios.map(|(smallest, _)| smallest <= most),
-            ),
-            Goal::Most(most) => (
-                show(most, row.unit),
-                self.summary(System::Piton, row).map(|s| s.min <= most),
-            ),
+            Goal::Ratio(most) if other == System::Linux => {
+                (format!("{most:.2}"), ratios.map(|(smallest, _)| smallest <= most))
+            }
+            Goal::Most(most) => (show(most, row.unit), self.summary(System::Piton, row).map(|s| s.min <= most)),
             Goal::None | Goal::Ratio(_) => return line,
         };
         let verdict = match reached {
@@ -227,11 +196,7 @@ fn show(value: f64, unit: Unit) -> String {
         Unit::Time => &[(1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns")],
         Unit::Bytes => &[(1e6, "MB"), (1e3, "kB"), (1.0, "B")],
     };
-    let (size, name) = steps
-        .iter()
-        .copied()
-        .find(|(size, _)| value >= *size)
-        .unwrap_or((1.0, ""));
+    let (size, name) = steps.iter().copied().find(|(size, _)| value >= *size).unwrap_or((1.0, ""));
     let scaled = value / size;
     let decimals = match scaled {
         s if s < 10.0 => 2,

@@ -118,8 +118,7 @@ fn entries(erofs: &Erofs<'_>, folder: &Inode) -> Result<Vec<(String, u64)>, Erro
 
 /// All bytes of a file, or the target of a link.
 fn contents(erofs: &Erofs<'_>, inode: &Inode) -> Result<Vec<u8>, Error> {
-    let len = usize::try_from(inode.size)
-        .map_err(|error| io::Error::new(io::ErrorKind::FileTooLarge, error))?;
+    let len = usize::try_from(inode.size).map_err(|error| io::Error::new(io::ErrorKind::FileTooLarge, error))?;
     let mut bytes = vec![0; len];
     erofs.read_at(inode, 0, &mut bytes)?;
     Ok(bytes)
@@ -136,8 +135,7 @@ struct Archive {
 impl Archive {
     fn add(&mut self, about: Builder, data: &[u8]) -> Result<(), io::Error> {
         self.number += 1;
-        let len = u32::try_from(data.len())
-            .map_err(|error| io::Error::new(io::ErrorKind::FileTooLarge, error))?;
+        let len = u32::try_from(data.len()).map_err(|error| io::Error::new(io::ErrorKind::FileTooLarge, error))?;
         let mut writer = about.ino(self.number).write(&mut self.bytes, len);
         writer.write_all(data)?;
         writer.finish().map(drop)
@@ -150,36 +148,23 @@ mod tests {
 
     #[test]
     fn archive_of_no_image_is_an_error() {
-        assert!(matches!(
-            from_erofs(&[0; 8192], b""),
-            Err(Error::Image(ErofsError::Magic(0)))
-        ));
+        assert!(matches!(from_erofs(&[0; 8192], b""), Err(Error::Image(ErofsError::Magic(0)))));
     }
 
     #[test]
     fn entries_are_read_back_with_their_data_and_devices() {
         let mut archive = Archive::default();
-        archive
-            .add(Builder::new("a/b").mode(REGULAR_FILE), b"data")
-            .unwrap();
+        archive.add(Builder::new("a/b").mode(REGULAR_FILE), b"data").unwrap();
         let device = Builder::new("dev/console").mode(CHARACTER_DEVICE);
-        archive
-            .add(device.rdev_major(5).rdev_minor(1), &[])
-            .unwrap();
+        archive.add(device.rdev_major(5).rdev_minor(1), &[]).unwrap();
         let bytes = trailer(archive.bytes).unwrap();
         let mut reader = cpio::NewcReader::new(bytes.as_slice()).unwrap();
-        assert_eq!(
-            (reader.entry().name(), reader.entry().mode()),
-            ("a/b", REGULAR_FILE)
-        );
+        assert_eq!((reader.entry().name(), reader.entry().mode()), ("a/b", REGULAR_FILE));
         let mut data = Vec::new();
         io::copy(&mut reader, &mut data).unwrap();
         assert_eq!(data, b"data");
         let reader = cpio::NewcReader::new(reader.finish().unwrap()).unwrap();
         let entry = reader.entry();
-        assert_eq!(
-            (entry.ino(), entry.rdev_major(), entry.rdev_minor()),
-            (2, 5, 1)
-        );
+        assert_eq!((entry.ino(), entry.rdev_major(), entry.rdev_minor()), (2, 5, 1));
     }
 }

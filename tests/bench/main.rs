@@ -43,7 +43,8 @@ const LINUX_PACKAGE: &str = "linux-image-cloud-arm64";
 /// Where the kernel is in it: below /boot, or below /usr/lib/modules since Linux 7.
 const LINUX_FILE: &str = "**/vmlinuz*";
 /// Asks for the free memory without importing anything; put together so that the echo of the line does not match.
-const ASK_FREE: &str = "import os; print('free' + ':', os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'), ':' + 'end')\r";
+const ASK_FREE: &str =
+    "import os; print('free' + ':', os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'), ':' + 'end')\r";
 
 const HELP: &str = "\
 usage: cargo run --release -p tests --bin bench -- [OPTIONS]
@@ -79,14 +80,10 @@ impl fmt::Display for Error {
             Self::NoImage(path) => {
                 write!(f, "no {}; make it with `make image-arm64`", path.display())
             }
-            Self::Root(message) => write!(
-                f,
-                "the root image in the boot image: {message}; make it again with `make image-arm64`"
-            ),
-            Self::Fetch => write!(
-                f,
-                "Debian's kernel could not be fetched; `--only piton` measures without it"
-            ),
+            Self::Root(message) => {
+                write!(f, "the root image in the boot image: {message}; make it again with `make image-arm64`")
+            }
+            Self::Fetch => write!(f, "Debian's kernel could not be fetched; `--only piton` measures without it"),
             Self::Io(path, source) => write!(f, "{}: {source}", path.display()),
             Self::Answer(system, text) => write!(f, "{}: no figures in {text:?}", system.title()),
         }
@@ -120,27 +117,18 @@ fn main() -> ExitCode {
 /// Reads the command line; `None` when only help was asked for.
 fn wishes() -> Result<Option<Wishes>, Error> {
     let usage = |error: lexopt::Error| Error::Usage(error.to_string());
-    let mut wishes = Wishes {
-        repetitions: REPETITIONS,
-        systems: Vec::new(),
-        instructions: false,
-        linux_append: String::new(),
-    };
+    let mut wishes =
+        Wishes { repetitions: REPETITIONS, systems: Vec::new(), instructions: false, linux_append: String::new() };
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next().map_err(usage)? {
         match argument {
             Long("repetitions") => {
-                wishes.repetitions = parser
-                    .value()
-                    .and_then(|value| value.parse())
-                    .map_err(usage)?;
+                wishes.repetitions = parser.value().and_then(|value| value.parse()).map_err(usage)?;
             }
             Long("only") => {
                 let name = parser.value().and_then(|v| v.string()).map_err(usage)?;
                 let system = System::ALL.into_iter().find(|s| s.key() == name);
-                wishes.systems.push(
-                    system.ok_or_else(|| Error::Usage(format!("there is no system `{name}`")))?,
-                );
+                wishes.systems.push(system.ok_or_else(|| Error::Usage(format!("there is no system `{name}`")))?);
             }
             Long("instructions") => wishes.instructions = true,
             Long("linux-append") => {
@@ -168,19 +156,11 @@ fn bench(wishes: &Wishes) -> Result<(), Error> {
     sizes(&files, &mut figures)?;
     for repetition in 1..=wishes.repetitions {
         for &system in &wishes.systems {
-            eprintln!(
-                "bench: {} ({repetition} of {}): prompt",
-                system.title(),
-                wishes.repetitions
-            );
+            eprintln!("bench: {} ({repetition} of {}): prompt", system.title(), wishes.repetitions);
             prompt(system, &files, &mut figures)?;
         }
         for &system in &wishes.systems {
-            eprintln!(
-                "bench: {} ({repetition} of {}): program",
-                system.title(),
-                wishes.repetitions
-            );
+            eprintln!("bench: {} ({repetition} of {}): program", system.title(), wishes.repetitions);
             program(system, &files, &mut figures)?;
         }
     }
@@ -221,8 +201,7 @@ fn prepare(wishes: &Wishes) -> Result<Files, Error> {
     let root = board::image::find_root(&image)
         .and_then(|root| image.get(root))
         .ok_or_else(|| Error::Root("there is none".into()))?;
-    let archive = initramfs::from_erofs(root, source.as_bytes())
-        .map_err(|error| Error::Root(error.to_string()))?;
+    let archive = initramfs::from_erofs(root, source.as_bytes()).map_err(|error| Error::Root(error.to_string()))?;
     fs::write(&files.initramfs, archive).map_err(at(&files.initramfs))?;
     Ok(Files { origin, ..files })
 }
@@ -246,11 +225,7 @@ fn fetch_linux(to: &Path) -> Result<String, Error> {
 
 /// What the files tell without booting.
 fn sizes(files: &Files, figures: &mut Figures) -> Result<(), Error> {
-    let size = |path: &Path| {
-        fs::metadata(path)
-            .map(|metadata| metadata.len() as f64)
-            .map_err(at(path))
-    };
+    let size = |path: &Path| fs::metadata(path).map(|metadata| metadata.len() as f64).map_err(at(path));
     let image = fs::read(&files.image).map_err(at(&files.image))?;
     let kernel = board::image::find_root(&image).map_or(image.len(), |root| root.start);
     figures.add(System::Piton, "kernel_size", kernel as f64);
@@ -268,33 +243,25 @@ fn sizes(files: &Files, figures: &mut Figures) -> Result<(), Error> {
 
 /// Boots to the prompt and asks for the free memory there.
 fn prompt(system: System, files: &Files, figures: &mut Figures) -> Result<(), Error> {
-    let mut guest = Guest::start(
-        &format!("bench-prompt-{}", system.key()),
-        system.to_the_prompt(files),
-    );
+    let mut guest = Guest::start(&format!("bench-prompt-{}", system.key()), system.to_the_prompt(files));
     // `start` returns when QEMU has been started; what it does before (a look at QEMU's version) is not counted.
     let started = Instant::now();
     guest.wait_for(PROMPT, BOOT);
+    let elapsed = started.elapsed();
     if !files.instructions {
-        figures.add(system, "prompt", started.elapsed().as_secs_f64() * 1e9);
+        figures.add(system, "prompt", elapsed.as_nanos() as f64);
     }
     guest.send(ASK_FREE);
     guest.wait_for("free: ", ANSWER);
     let answer = guest.wait_for(" :end", ANSWER);
-    let free: u64 = answer
-        .trim()
-        .parse()
-        .map_err(|_| Error::Answer(system, answer))?;
+    let free: u64 = answer.trim().parse().map_err(|_| Error::Answer(system, answer))?;
     figures.add(system, "memory", ((MEMORY_MIB << 20) - free) as f64);
     Ok(())
 }
 
 /// Boots into the program and takes in its results.
 fn program(system: System, files: &Files, figures: &mut Figures) -> Result<(), Error> {
-    let mut guest = Guest::start(
-        &format!("bench-program-{}", system.key()),
-        system.to_the_program(files),
-    );
+    let mut guest = Guest::start(&format!("bench-program-{}", system.key()), system.to_the_program(files));
     guest.wait_for("results: ", PROGRAM_LIMIT);
     let text = guest.wait_for(" :end", ANSWER);
     let wrong = || Error::Answer(system, text.clone());

@@ -37,28 +37,12 @@ pub struct Row {
     pub from_program: bool,
 }
 
-const fn row(
-    key: &'static str,
-    title: &'static str,
-    unit: Unit,
-    goal: Goal,
-    counts: &'static str,
-) -> Row {
-    Row {
-        key,
-        title,
-        counts,
-        unit,
-        goal,
-        from_program: false,
-    }
+const fn row(key: &'static str, title: &'static str, unit: Unit, goal: Goal, counts: &'static str) -> Row {
+    Row { key, title, counts, unit, goal, from_program: false }
 }
 
 const fn measured(key: &'static str, title: &'static str, goal: Goal, counts: &'static str) -> Row {
-    Row {
-        from_program: true,
-        ..row(key, title, Unit::Time, goal, counts)
-    }
+    Row { from_program: true, ..row(key, title, Unit::Time, goal, counts) }
 }
 
 /// All figures, in the order of the table.
@@ -71,24 +55,9 @@ pub const ROWS: &[Row] = &[
         "host time from the start of QEMU to the coloured prompt on the serial port; Piton's session, on Linux plain \
          python3 as process 1 with nothing mounted",
     ),
-    measured(
-        "getppid",
-        "os.getppid()",
-        Goal::Ratio(0.5),
-        "per call, with Python's loop around it",
-    ),
-    measured(
-        "read",
-        "os.read(/dev/zero, 1)",
-        Goal::None,
-        "per call, with Python's loop around it",
-    ),
-    measured(
-        "time",
-        "time.time()",
-        Goal::None,
-        "per call, with Python's loop around it",
-    ),
+    measured("getppid", "os.getppid()", Goal::Ratio(0.5), "per call, with Python's loop around it"),
+    measured("read", "os.read(/dev/zero, 1)", Goal::None, "per call, with Python's loop around it"),
+    measured("time", "time.time()", Goal::None, "per call, with Python's loop around it"),
     measured(
         "page_fault",
         "page fault",
@@ -104,18 +73,8 @@ pub const ROWS: &[Row] = &[
          Linux keeps large pages for machines with more memory than this one",
     ),
     measured("fib", "fib(24)", Goal::Ratio(1.0), "one call, recursive"),
-    measured(
-        "dict",
-        "dict of 100,000 entries",
-        Goal::Ratio(1.0),
-        "a comprehension of numbers to their strings",
-    ),
-    measured(
-        "thread",
-        "thread start and join",
-        Goal::None,
-        "threading.Thread that does nothing",
-    ),
+    measured("dict", "dict of 100,000 entries", Goal::Ratio(1.0), "a comprehension of numbers to their strings"),
+    measured("thread", "thread start and join", Goal::None, "threading.Thread that does nothing"),
     measured(
         "pipe",
         "pipe round trip",

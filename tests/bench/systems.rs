@@ -86,14 +86,9 @@ impl System {
     /// Boots into the program.
     pub fn to_the_program(self, files: &Files) -> Options {
         match self {
-            Self::Piton => Options {
-                script: Some(files.program.clone()),
-                ..piton(files)
-            },
+            Self::Piton => Options { script: Some(files.program.clone()), ..piton(files) },
             // What follows `--` is given to process 1.
-            Self::Linux | Self::Lean => {
-                self.linux(files, &format!(" -- -X faulthandler /{PROGRAM}"))
-            }
+            Self::Linux | Self::Lean => self.linux(files, &format!(" -- -X faulthandler /{PROGRAM}")),
         }
     }
 
@@ -106,6 +101,7 @@ impl System {
             files.linux_append,
             terminal(),
         );
+        let append = append.split_whitespace().collect::<Vec<_>>().join(" ");
         Options {
             image: Some(files.vmlinuz.clone()),
             initrd: Some(files.initramfs.clone()),
@@ -116,10 +112,7 @@ impl System {
 }
 
 fn piton(files: &Files) -> Options {
-    Options {
-        image: Some(files.image.clone()),
-        ..common(files)
-    }
+    Options { image: Some(files.image.clone()), ..common(files) }
 }
 
 /// What is the same for all.

@@ -14,10 +14,7 @@ const REFUSAL: Duration = Duration::from_secs(60);
 #[track_caller]
 fn is_refused(guest: Guest, cause: &str) {
     let (status, text) = guest.finish(REFUSAL);
-    let lines = text
-        .lines()
-        .filter(|line| line.to_lowercase().contains(cause))
-        .count();
+    let lines = text.lines().filter(|line| line.to_lowercase().contains(cause)).count();
     assert_eq!(lines, 1, "one line that names {cause:?} in:\n{text}");
     assert_ne!(status, 0, "exit status after:\n{text}");
 }
@@ -61,10 +58,7 @@ fn missing_tree() {
 
 #[test]
 fn address_without_a_tree() {
-    is_refused(
-        with_blob("address_without_a_tree", b"there is no tree here"),
-        "device tree",
-    );
+    is_refused(with_blob("address_without_a_tree", b"there is no tree here"), "device tree");
 }
 
 #[test]
@@ -75,9 +69,7 @@ fn truncated_tree() {
 
 #[test]
 fn tree_with_nothing_behind_its_header() {
-    let guest = with_damaged_tree("tree_with_nothing_behind_its_header", |blob| {
-        blob.truncate(40)
-    });
+    let guest = with_damaged_tree("tree_with_nothing_behind_its_header", |blob| blob.truncate(40));
     is_refused(guest, "device tree");
 }
 
@@ -100,9 +92,7 @@ fn tree_whose_structure_lies_outside() {
 
 #[test]
 fn tree_of_an_impossible_size() {
-    let guest = with_damaged_tree("tree_of_an_impossible_size", |blob| {
-        blob[TOTALSIZE..TOTALSIZE + 4].fill(0xff)
-    });
+    let guest = with_damaged_tree("tree_of_an_impossible_size", |blob| blob[TOTALSIZE..TOTALSIZE + 4].fill(0xff));
     is_refused(guest, "device tree");
 }
 
@@ -111,14 +101,8 @@ fn image_without_a_root_image() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("no-root.img");
     image::write_without_root(&file);
-    let options = Options {
-        image: Some(file),
-        ..Options::default()
-    };
-    is_refused(
-        Guest::start("image_without_a_root_image", options),
-        "root image",
-    );
+    let options = Options { image: Some(file), ..Options::default() };
+    is_refused(Guest::start("image_without_a_root_image", options), "root image");
 }
 
 #[test]
@@ -126,14 +110,8 @@ fn root_image_with_a_bad_superblock() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("bad-root.img");
     image::write_with_bad_root(&file);
-    let options = Options {
-        image: Some(file),
-        ..Options::default()
-    };
-    is_refused(
-        Guest::start("root_image_with_a_bad_superblock", options),
-        "root image",
-    );
+    let options = Options { image: Some(file), ..Options::default() };
+    is_refused(Guest::start("root_image_with_a_bad_superblock", options), "root image");
 }
 
 #[test]
@@ -141,31 +119,14 @@ fn initrd_that_is_no_root_image() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("initrd");
     fs::write(&file, vec![0x55; 100_000]).expect("the file can be written");
-    let options = Options {
-        initrd: Some(file),
-        ..Options::default()
-    };
-    is_refused(
-        Guest::boot("initrd_that_is_no_root_image", options),
-        "root image",
-    );
+    let options = Options { initrd: Some(file), ..Options::default() };
+    is_refused(Guest::boot("initrd_that_is_no_root_image", options), "root image");
 }
 
 #[test]
 fn too_little_memory() {
     // The image just fits, with the 2 MiB before it and QEMU's device tree behind it.
-    let image = fs::metadata(image::path())
-        .expect("the image is there")
-        .len();
+    let image = fs::metadata(image::path()).expect("the image is there").len();
     let memory = format!("{}M", image.div_ceil(2 << 20) * 2 + 6);
-    is_refused(
-        Guest::boot(
-            "too_little_memory",
-            Options {
-                memory: Some(memory),
-                ..Options::default()
-            },
-        ),
-        "memory",
-    );
+    is_refused(Guest::boot("too_little_memory", Options { memory: Some(memory), ..Options::default() }), "memory");
 }

@@ -33,18 +33,12 @@ fn is_interrupted(name: &str, lines: &str) {
 #[test]
 fn ctrl_c_ends_an_endless_loop() {
     // The second Enter ends the compound statement.
-    is_interrupted(
-        "ctrl_c_ends_an_endless_loop",
-        "print('begun', 1, sep=':')\rwhile True: pass\r\r",
-    );
+    is_interrupted("ctrl_c_ends_an_endless_loop", "print('begun', 1, sep=':')\rwhile True: pass\r\r");
 }
 
 #[test]
 fn ctrl_c_ends_a_sleep() {
-    is_interrupted(
-        "ctrl_c_ends_a_sleep",
-        "import time; print('begun', 1, sep=':'); time.sleep(100)\r",
-    );
+    is_interrupted("ctrl_c_ends_a_sleep", "import time; print('begun', 1, sep=':'); time.sleep(100)\r");
 }
 
 #[test]
@@ -107,14 +101,8 @@ fn reboot_comes_back_to_the_prompt() {
 #[test]
 fn standard_library_and_threads_work() {
     let mut guest = at_the_prompt("standard_library_and_threads_work");
-    guest.ask(
-        "import ssl, sqlite3, ctypes, asyncio, decimal, threading, sys; print('ok', 1 + 1)",
-        "ok 2",
-    );
+    guest.ask("import ssl, sqlite3, ctypes, asyncio, decimal, threading, sys; print('ok', 1 + 1)", "ok 2");
     guest.ask("print(sys.version.split('.')[0], 'version')", "3 version");
     guest.run("found = []; worker = threading.Thread(target=lambda: found.append(6 * 7))");
-    guest.ask(
-        "worker.start(); worker.join(); print('found', *found)",
-        "found 42",
-    );
+    guest.ask("worker.start(); worker.join(); print('found', *found)", "found 42");
 }

@@ -15,18 +15,11 @@ fn works(mut guest: Guest) {
 }
 
 fn cpus_and_gic(cpus: u32, gic: u32) -> Options {
-    Options {
-        cpus: Some(cpus),
-        gic: Some(gic),
-        ..Options::default()
-    }
+    Options { cpus: Some(cpus), gic: Some(gic), ..Options::default() }
 }
 
 fn memory(size: &str) -> Options {
-    Options {
-        memory: Some(size.into()),
-        ..Options::default()
-    }
+    Options { memory: Some(size.into()), ..Options::default() }
 }
 
 #[test]
@@ -71,47 +64,26 @@ fn memory_of_4_gib() {
 
 #[test]
 fn other_cpu_model() {
-    reaches_the_prompt(
-        "other_cpu_model",
-        Options {
-            cpu: Some("max".into()),
-            ..Options::default()
-        },
-    );
+    reaches_the_prompt("other_cpu_model", Options { cpu: Some("max".into()), ..Options::default() });
 }
 
 #[test]
 fn entry_at_el2() {
     let extra = vec!["-machine".into(), "virtualization=on".into()];
-    reaches_the_prompt(
-        "entry_at_el2",
-        Options {
-            extra,
-            ..Options::default()
-        },
-    );
+    reaches_the_prompt("entry_at_el2", Options { extra, ..Options::default() });
 }
 
 #[test]
 fn entry_at_el2_with_gicv3() {
     let extra = vec!["-machine".into(), "virtualization=on".into()];
-    reaches_the_prompt(
-        "entry_at_el2_with_gicv3",
-        Options {
-            extra,
-            gic: Some(3),
-            ..Options::default()
-        },
-    );
+    reaches_the_prompt("entry_at_el2_with_gicv3", Options { extra, gic: Some(3), ..Options::default() });
 }
 
 #[test]
 fn entry_at_el3() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut options = raw::options(folder.path(), &image::path(), None, raw::QEMU_TREE);
-    options
-        .extra
-        .extend(["-machine".into(), "secure=on".into()]);
+    options.extra.extend(["-machine".into(), "secure=on".into()]);
     works(Guest::start("entry_at_el3", options));
 }
 
@@ -128,18 +100,9 @@ fn no_clock_chip() {
     let file = folder.path().join("no-rtc.dtb");
     tree::dump(&file);
     tree::remove_node(&file, "/pl031@9010000");
-    let mut guest = Guest::boot(
-        "no_clock_chip",
-        Options {
-            dtb: Some(file),
-            ..Options::default()
-        },
-    );
+    let mut guest = Guest::boot("no_clock_chip", Options { dtb: Some(file), ..Options::default() });
     guest.wait_for_prompt();
-    guest.ask(
-        "import time; print('later', time.time() <= time.time())",
-        "later True",
-    );
+    guest.ask("import time; print('later', time.time() <= time.time())", "later True");
 }
 
 #[test]
@@ -149,13 +112,6 @@ fn initrd_takes_the_place_of_the_root_image() {
     image::write_without_root(&bare);
     let root = folder.path().join("root.erofs");
     image::write_root(&root);
-    let options = Options {
-        image: Some(bare),
-        initrd: Some(root),
-        ..Options::default()
-    };
-    works(Guest::start(
-        "initrd_takes_the_place_of_the_root_image",
-        options,
-    ));
+    let options = Options { image: Some(bare), initrd: Some(root), ..Options::default() };
+    works(Guest::start("initrd_takes_the_place_of_the_root_image", options));
 }

@@ -11,10 +11,7 @@ fn plain(name: &str, source: &str) -> Outcome {
 
 #[test]
 fn script_that_ends_gives_0() {
-    let outcome = plain(
-        "script_that_ends_gives_0",
-        "print('hello', 'world', sep='-')\n",
-    );
+    let outcome = plain("script_that_ends_gives_0", "print('hello', 'world', sep='-')\n");
     outcome.expect_status(0);
     assert_eq!(outcome.output, "hello-world\n");
 }
@@ -26,10 +23,7 @@ fn system_exit_gives_its_status() {
 
 #[test]
 fn uncaught_exception_gives_1_and_its_traceback() {
-    let outcome = plain(
-        "uncaught_exception_gives_1",
-        "raise ValueError('the cause')\n",
-    );
+    let outcome = plain("uncaught_exception_gives_1", "raise ValueError('the cause')\n");
     outcome.expect_status(1);
     outcome.expect_output("Traceback (most recent call last)");
     outcome.expect_output("ValueError: the cause");
@@ -37,10 +31,7 @@ fn uncaught_exception_gives_1_and_its_traceback() {
 
 #[test]
 fn segmentation_fault_gives_139_and_its_traceback() {
-    let outcome = plain(
-        "segmentation_fault_gives_139",
-        "import ctypes\nctypes.string_at(0)\n",
-    );
+    let outcome = plain("segmentation_fault_gives_139", "import ctypes\nctypes.string_at(0)\n");
     outcome.expect_status(139);
     outcome.expect_output("Segmentation fault");
 }
@@ -57,26 +48,14 @@ fn time_limit_gives_124() {
 #[test]
 fn script_gets_its_name_and_arguments() {
     let source = "import sys, os\nprint(os.path.basename(sys.argv[0]), sys.argv[1:])\n";
-    let outcome = run(
-        "argument_script",
-        source,
-        &["-x", "a b", "c,d", "ü"],
-        "",
-        SECONDS,
-    );
+    let outcome = run("argument_script", source, &["-x", "a b", "c,d", "ü"], "", SECONDS);
     outcome.expect_status(0);
     outcome.expect_output("argument_script.py ['-x', 'a b', 'c,d', 'ü']");
 }
 
 #[test]
 fn script_reads_standard_input() {
-    let outcome = run(
-        "script_reads_standard_input",
-        "print(int(input()) * 2)\n",
-        &[],
-        "21\n",
-        SECONDS,
-    );
+    let outcome = run("script_reads_standard_input", "print(int(input()) * 2)\n", &[], "21\n", SECONDS);
     outcome.expect_status(0);
     outcome.expect_output("42");
 }
@@ -84,13 +63,7 @@ fn script_reads_standard_input() {
 #[test]
 fn script_sees_the_end_of_standard_input() {
     let source = "import sys\nprint('sum', sum(map(int, sys.stdin)))\n";
-    let outcome = run(
-        "script_sees_the_end_of_standard_input",
-        source,
-        &[],
-        "11\n31\n",
-        SECONDS,
-    );
+    let outcome = run("script_sees_the_end_of_standard_input", source, &[], "11\n31\n", SECONDS);
     outcome.expect_status(0);
     outcome.expect_output("sum 42");
 }

@@ -66,11 +66,7 @@ impl Guest {
     pub fn start(name: &str, options: Options) -> Self {
         let board = Board::load("qemu-virt").expect("the board exists");
         let mut launch = Launch::new(&board, &options).unwrap_or_else(|e| panic!("{e}"));
-        launch
-            .command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        launch.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         run::die_with_parent(&mut launch.command);
         let mut child = launch.command.spawn().expect("QEMU starts");
         let (sender, output) = channel();
@@ -109,9 +105,7 @@ impl Guest {
             }
             match self.receive(deadline) {
                 Ok(()) => {}
-                Err(RecvTimeoutError::Timeout) => {
-                    self.fail(&format!("no {text:?} within {limit:?}"))
-                }
+                Err(RecvTimeoutError::Timeout) => self.fail(&format!("no {text:?} within {limit:?}")),
                 Err(RecvTimeoutError::Disconnected) => {
                     let status = self.child.wait().expect("QEMU can be waited for");
                     self.fail(&format!("QEMU ended ({status}) before {text:?}"));
@@ -134,10 +128,7 @@ impl Guest {
     /// When the machine has ended.
     pub fn send(&mut self, text: &str) {
         let input = self.input.as_mut().expect("the input is open");
-        if let Err(error) = input
-            .write_all(text.as_bytes())
-            .and_then(|()| input.flush())
-        {
+        if let Err(error) = input.write_all(text.as_bytes()).and_then(|()| input.flush()) {
             self.fail(&format!("cannot type {text:?}: {error}"));
         }
     }
@@ -149,10 +140,7 @@ impl Guest {
     /// # Panics
     /// As [`Guest::wait_for`].
     pub fn ask(&mut self, line: &str, answer: &str) {
-        assert!(
-            !line.contains(answer),
-            "the echo of {line:?} would match {answer:?}"
-        );
+        assert!(!line.contains(answer), "the echo of {line:?} would match {answer:?}");
         self.send(line);
         self.send("\r");
         self.wait_for(answer, ANSWER);
@@ -185,18 +173,13 @@ impl Guest {
         loop {
             match self.receive(deadline) {
                 Ok(()) => {}
-                Err(RecvTimeoutError::Timeout) => {
-                    self.fail(&format!("still running after {limit:?}"))
-                }
+                Err(RecvTimeoutError::Timeout) => self.fail(&format!("still running after {limit:?}")),
                 // Both streams are closed: QEMU has ended, or does at once.
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         let status = self.child.wait().expect("QEMU can be waited for");
-        (
-            run::status_byte(status),
-            String::from_utf8_lossy(&self.text).into_owned(),
-        )
+        (run::status_byte(status), String::from_utf8_lossy(&self.text).into_owned())
     }
 
     /// Takes in the next piece of output.
@@ -233,9 +216,7 @@ impl Drop for Guest {
 /// Where the output of a test is left when it fails.
 #[must_use]
 pub fn log_path(name: &str) -> PathBuf {
-    workspace::root()
-        .join("build/test-logs")
-        .join(format!("{name}.log"))
+    workspace::root().join("build/test-logs").join(format!("{name}.log"))
 }
 
 /// Sends what a stream delivers to the channel until it closes.

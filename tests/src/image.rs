@@ -14,11 +14,7 @@ use board::{image, workspace};
 #[must_use]
 pub fn path() -> PathBuf {
     let path = workspace::image("arm64");
-    assert!(
-        path.exists(),
-        "{} does not exist; make it with `make image-arm64`",
-        path.display()
-    );
+    assert!(path.exists(), "{} does not exist; make it with `make image-arm64`", path.display());
     path
 }
 

@@ -34,24 +34,12 @@ pub fn options(folder: &Path, image: &Path, blob: Option<&[u8]>, x0: u64) -> Opt
         fs::write(&path, blob).expect("the blob can be written");
         extra.extend(load(&path, BLOB));
     }
-    extra.extend([
-        "-device".into(),
-        format!("loader,addr={TRAMPOLINE:#x},cpu-num=0"),
-    ]);
-    Options {
-        extra: extra.into_iter().map(Into::into).collect(),
-        ..Options::default()
-    }
+    extra.extend(["-device".into(), format!("loader,addr={TRAMPOLINE:#x},cpu-num=0")]);
+    Options { extra: extra.into_iter().map(Into::into).collect(), ..Options::default() }
 }
 
 fn load(file: &Path, address: u64) -> Vec<String> {
-    vec![
-        "-device".into(),
-        format!(
-            "loader,file={},addr={address:#x},force-raw=on",
-            file.display()
-        ),
-    ]
+    vec!["-device".into(), format!("loader,file={},addr={address:#x},force-raw=on", file.display())]
 }
 
 /// The trampoline (encodings: Arm ARM DDI 0487, C6.2).

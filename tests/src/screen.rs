@@ -65,10 +65,7 @@ mod tests {
 
     #[test]
     fn sequences_split_between_reads_are_removed() {
-        assert_eq!(
-            plain(&["a\x1b", "[3", "1mb\x1b]0;title", "\x07c\x1b(", "Bd\r\n"]),
-            "abcd\n"
-        );
+        assert_eq!(plain(&["a\x1b", "[3", "1mb\x1b]0;title", "\x07c\x1b(", "Bd\r\n"]), "abcd\n");
     }
 
     #[test]

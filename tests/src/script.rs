@@ -28,11 +28,7 @@ impl Outcome {
     /// With all output when it is not.
     #[track_caller]
     pub fn expect_status(&self, status: u8) {
-        assert_eq!(
-            self.status, status,
-            "\n--- output\n{}\n--- errors\n{}",
-            self.output, self.errors
-        );
+        assert_eq!(self.status, status, "\n--- output\n{}\n--- errors\n{}", self.output, self.errors);
     }
 
     /// Fails the test unless the output contains this.
@@ -41,12 +37,7 @@ impl Outcome {
     /// With all output when it does not.
     #[track_caller]
     pub fn expect_output(&self, text: &str) {
-        assert!(
-            self.output.contains(text),
-            "no {text:?} in\n{}\n--- errors\n{}",
-            self.output,
-            self.errors
-        );
+        assert!(self.output.contains(text), "no {text:?} in\n{}\n--- errors\n{}", self.output, self.errors);
     }
 }
 
@@ -68,14 +59,7 @@ pub fn run(name: &str, source: &str, arguments: &[&str], input: &str, seconds: u
     let script = folder.path().join(format!("{name}.py"));
     fs::write(&script, source).expect("the script can be written");
     let mut child = Command::new(workspace::cargo())
-        .args([
-            "board",
-            "run",
-            "qemu-virt",
-            "--timeout",
-            &seconds.to_string(),
-            "--script",
-        ])
+        .args(["board", "run", "qemu-virt", "--timeout", &seconds.to_string(), "--script"])
         .arg(&script)
         .arg("--")
         .args(arguments)
@@ -86,11 +70,7 @@ pub fn run(name: &str, source: &str, arguments: &[&str], input: &str, seconds: u
         .spawn()
         .expect("cargo starts");
     // The pipe holds it until the guest reads. A guest that ends without reading is no failure here.
-    let _ = child
-        .stdin
-        .take()
-        .expect("the stream is piped")
-        .write_all(input.as_bytes());
+    let _ = child.stdin.take().expect("the stream is piped").write_all(input.as_bytes());
     let output = child.wait_with_output().expect("the end can be waited for");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace('\r', "");
     let outcome = Outcome {

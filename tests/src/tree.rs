@@ -15,31 +15,12 @@ pub fn dump(to: &Path) {
     let board = Board::load("qemu-virt").expect("the board exists");
     let dump = format!("dumpdtb={}", to.display());
     let extra = vec!["-machine".into(), dump.into()];
-    let mut launch = Launch::new(
-        &board,
-        &Options {
-            extra,
-            ..Options::default()
-        },
-    )
-    .unwrap_or_else(|e| panic!("{e}"));
+    let mut launch = Launch::new(&board, &Options { extra, ..Options::default() }).unwrap_or_else(|e| panic!("{e}"));
     let output = launch.command.output().expect("QEMU starts");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     // QEMU makes room for what a boot loader adds; the tests want the tree alone.
-    let packed = Command::new("dtc")
-        .args(["-q", "-I", "dtb", "-O", "dtb"])
-        .arg(to)
-        .output()
-        .expect("dtc starts");
-    assert!(
-        packed.status.success(),
-        "{}",
-        String::from_utf8_lossy(&packed.stderr)
-    );
+    let packed = Command::new("dtc").args(["-q", "-I", "dtb", "-O", "dtb"]).arg(to).output().expect("dtc starts");
+    assert!(packed.status.success(), "{}", String::from_utf8_lossy(&packed.stderr));
     fs::write(to, packed.stdout).expect("the tree can be written");
 }
 
@@ -48,15 +29,6 @@ pub fn dump(to: &Path) {
 /// # Panics
 /// When there is none.
 pub fn remove_node(tree: &Path, node: &str) {
-    let output = Command::new("fdtput")
-        .arg("-r")
-        .arg(tree)
-        .arg(node)
-        .output()
-        .expect("fdtput starts");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = Command::new("fdtput").arg("-r").arg(tree).arg(node).output().expect("fdtput starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

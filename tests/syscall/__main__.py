@@ -7,6 +7,7 @@ The programs try to remove and change system files as root, to see that a read-o
 in a guest whose root is Piton's root image, never on the machine itself.
 """
 
+import faulthandler
 import os
 import pkgutil
 import select
@@ -24,6 +25,9 @@ LIMIT = 60.0
 def child(name, output):
     """Makes a process that is alike everywhere: its own session, folder, masks and descriptors."""
     os.setsid()
+    # Programs fault on purpose, and Python's own traceback of that is long and full of addresses.
+    faulthandler.disable()
+    os.environ.pop("PYTHONFAULTHANDLER", None)
     folder = f"/tmp/syscall-{name}"
     shutil.rmtree(folder, ignore_errors=True)
     os.mkdir(folder, 0o755)
@@ -95,6 +99,10 @@ def is_a_guest():
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--linux"] and os.getpid() == 1:
+        import linux_guest
+
+        linux_guest.run(sys.argv[2:])
     if not is_a_guest():
         sys.exit("these programs change system files: they run in a guest with Piton's root image only")
     every = sorted(module.name for module in pkgutil.iter_modules(programs.__path__))

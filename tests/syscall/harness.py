@@ -108,7 +108,7 @@ def in_child(function):
         except OSError as error:
             status = error.errno
         except BaseException as error:
-            print(f"child: {type(error).__name__}: {error}", flush=True)
+            print(f"in the child, {type(error).__name__}: {error}", flush=True)
         finally:
             os._exit(status)
     return ended(os.waitpid(child, 0)[1])

@@ -12,26 +12,10 @@ pub fn qemu_virt(gic_version: u32) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     let machine = format!("virt,gic-version={gic_version},dumpdtb={}", path.display());
     let output = Command::new("qemu-system-aarch64")
-        .args([
-            "-M",
-            &machine,
-            "-cpu",
-            "cortex-a72",
-            "-smp",
-            "4",
-            "-m",
-            "512M",
-            "-nic",
-            "none",
-            "-nographic",
-        ])
+        .args(["-M", &machine, "-cpu", "cortex-a72", "-smp", "4", "-m", "512M", "-nic", "none", "-nographic"])
         .output()
         .expect("cannot run qemu-system-aarch64: install QEMU, then run the tests again");
-    assert!(
-        output.status.success(),
-        "QEMU failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "QEMU failed: {}", String::from_utf8_lossy(&output.stderr));
     let mut blob = std::fs::read(&path).expect("QEMU has written the blob");
     let _ = std::fs::remove_file(path);
     compact(&mut blob);
@@ -40,8 +24,7 @@ pub fn qemu_virt(gic_version: u32) -> Vec<u8> {
 
 /// QEMU pads its blobs to a megabyte; cuts one behind the strings block, which is its last.
 fn compact(blob: &mut Vec<u8>) {
-    let word =
-        |index: usize| u32::from_be_bytes(blob[index * 4..][..4].try_into().expect("4 bytes"));
+    let word = |index: usize| u32::from_be_bytes(blob[index * 4..][..4].try_into().expect("4 bytes"));
     let used = word(3) + word(8);
     assert!(used >= word(2) + word(9));
     blob.truncate(used as usize);

@@ -10,15 +10,8 @@ pub(crate) struct DmaBuffer {
 
 impl DmaBuffer {
     /// Allocates zeroed memory. `coherent` is what the device's node says of it.
-    pub fn new(
-        platform: &'static dyn Platform,
-        pages: usize,
-        coherent: bool,
-    ) -> Result<Self, PlatformError> {
-        Ok(Self {
-            memory: platform.dma_alloc(pages, coherent)?,
-            platform,
-        })
+    pub fn new(platform: &'static dyn Platform, pages: usize, coherent: bool) -> Result<Self, PlatformError> {
+        Ok(Self { memory: platform.dma_alloc(pages, coherent)?, platform })
     }
 
     /// The physical address of a byte of the buffer.
@@ -41,26 +34,14 @@ impl DmaBuffer {
         assert!(self.contains(offset, into.len()));
         // SAFETY: Inside the allocation, which nothing refers to. A device that writes it at the same time garbles the
         // bytes and nothing else.
-        unsafe {
-            core::ptr::copy_nonoverlapping(
-                self.memory.virt.add(offset).as_ptr(),
-                into.as_mut_ptr(),
-                into.len(),
-            )
-        }
+        unsafe { core::ptr::copy_nonoverlapping(self.memory.virt.add(offset).as_ptr(), into.as_mut_ptr(), into.len()) }
     }
 
     /// Copies into the buffer. Panics where the range is outside, which is the driver's mistake.
     pub fn write(&self, offset: usize, from: &[u8]) {
         assert!(self.contains(offset, from.len()));
         // SAFETY: As in `read`.
-        unsafe {
-            core::ptr::copy_nonoverlapping(
-                from.as_ptr(),
-                self.memory.virt.add(offset).as_ptr(),
-                from.len(),
-            )
-        }
+        unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), self.memory.virt.add(offset).as_ptr(), from.len()) }
     }
 
     /// One big-endian word, read anew each time: for polling what the device writes.

@@ -10,8 +10,8 @@ use core::{
 use std::{collections::BTreeMap, sync::Mutex};
 
 use hal::{
-    ConfigStore, DeviceNode, DmaMemory, IrqChip, IrqHandler, IrqSpecifier, Mmio, PAGE_SIZE,
-    PhysAddr, PhysRange, Platform, PlatformError, ProbeError, Rng, Rtc, Timer, Uart,
+    ConfigStore, DeviceNode, DmaMemory, IrqChip, IrqHandler, IrqSpecifier, Mmio, PAGE_SIZE, PhysAddr, PhysRange,
+    Platform, PlatformError, ProbeError, Rng, Rtc, Timer, Uart,
 };
 
 /// A register block made of memory: reads give what was last written.
@@ -23,9 +23,7 @@ pub struct FakeRegisters {
 impl FakeRegisters {
     fn new(len: usize) -> Self {
         let words: Vec<AtomicU64> = (0..len.div_ceil(8)).map(|_| AtomicU64::new(0)).collect();
-        Self {
-            words: Box::leak(words.into_boxed_slice()),
-        }
+        Self { words: Box::leak(words.into_boxed_slice()) }
     }
 
     fn len(&self) -> usize {
@@ -47,8 +45,7 @@ impl FakeRegisters {
     }
 
     pub fn write(&self, offset: usize, value: u32) {
-        self.cell::<AtomicU32>(offset)
-            .store(value, Ordering::SeqCst);
+        self.cell::<AtomicU32>(offset).store(value, Ordering::SeqCst);
     }
 
     pub fn read64(&self, offset: usize) -> u64 {
@@ -56,8 +53,7 @@ impl FakeRegisters {
     }
 
     pub fn write64(&self, offset: usize, value: u64) {
-        self.cell::<AtomicU64>(offset)
-            .store(value, Ordering::SeqCst);
+        self.cell::<AtomicU64>(offset).store(value, Ordering::SeqCst);
     }
 }
 
@@ -116,10 +112,7 @@ impl Platform for FakePlatform {
             (offset + range.len as usize <= registers.len()).then(|| {
                 // SAFETY: Inside the block.
                 let base = unsafe { registers.base().add(offset) };
-                Mmio {
-                    base,
-                    len: range.len as usize,
-                }
+                Mmio { base, len: range.len as usize }
             })
         });
         found.ok_or(PlatformError::BadRange)
@@ -131,11 +124,7 @@ impl Platform for FakePlatform {
         let address = memory.as_mut_ptr();
         // SAFETY: There is one page more than asked for.
         let aligned = unsafe { address.add(address.align_offset(PAGE_SIZE)) };
-        Ok(DmaMemory {
-            virt: NonNull::new(aligned).unwrap(),
-            phys: PhysAddr::new(aligned as u64),
-            pages,
-        })
+        Ok(DmaMemory { virt: NonNull::new(aligned).unwrap(), phys: PhysAddr::new(aligned as u64), pages })
     }
 
     fn dma_free(&self, _memory: DmaMemory) {}
@@ -202,17 +191,11 @@ pub struct FakeNode {
 
 impl FakeNode {
     pub fn new(compatible: &'static str) -> Self {
-        Self {
-            compatible,
-            ..Self::default()
-        }
+        Self { compatible, ..Self::default() }
     }
 
     pub fn with_reg(mut self, start: u64, len: u64) -> Self {
-        self.reg.push(PhysRange {
-            start: PhysAddr::new(start),
-            len,
-        });
+        self.reg.push(PhysRange { start: PhysAddr::new(start), len });
         self
     }
 

@@ -89,23 +89,14 @@ impl FwCfg {
         if &registers.dma.get().to_ne_bytes() != SIGNATURE {
             return Err(ProbeError::Device("fw_cfg with the DMA interface"));
         }
-        let mut store = Self {
-            registers,
-            files: Vec::new(),
-            buffer: Mutex::new(buffer),
-        };
+        let mut store = Self { registers, files: Vec::new(), buffer: Mutex::new(buffer) };
         let corrupt = ProbeError::Device("a readable fw_cfg directory");
-        let count = store
-            .read_item(FILE_DIR, 4)
-            .and_then(|bytes| bytes.try_into().ok())
-            .ok_or(corrupt)?;
+        let count = store.read_item(FILE_DIR, 4).and_then(|bytes| bytes.try_into().ok()).ok_or(corrupt)?;
         let count = u32::from_be_bytes(count) as usize;
         if count > MAX_ENTRIES {
             return Err(corrupt);
         }
-        let directory = store
-            .read_item(FILE_DIR, 4 + count * ENTRY_SIZE)
-            .ok_or(corrupt)?;
+        let directory = store.read_item(FILE_DIR, 4 + count * ENTRY_SIZE).ok_or(corrupt)?;
         store.files = parse_directory(&directory).ok_or(corrupt)?;
         Ok(store)
     }
@@ -169,19 +160,12 @@ fn parse_entry(entry: &[u8]) -> Option<File> {
 
 impl ConfigStore for FwCfg {
     fn list(&self) -> Vec<(String, usize)> {
-        self.files
-            .iter()
-            .map(|file| (file.name.clone(), file.size))
-            .collect()
+        self.files.iter().map(|file| (file.name.clone(), file.size)).collect()
     }
 
     fn read(&self, name: &str) -> Option<Vec<u8>> {
         let file = self.files.iter().find(|file| file.name == name)?;
-        let content = if file.size <= MAX_FILE {
-            self.read_item(file.selector, file.size)
-        } else {
-            None
-        };
+        let content = if file.size <= MAX_FILE { self.read_item(file.selector, file.size) } else { None };
         if content.is_none() {
             log::error!("fw_cfg: cannot read {name} of {} bytes", file.size);
         }
@@ -191,11 +175,7 @@ impl ConfigStore for FwCfg {
 
 fn probe(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), ProbeError> {
     let mmio = map_reg(node, platform, 0)?;
-    let buffer = DmaBuffer::new(
-        platform,
-        BUFFER_PAGES,
-        node.property("dma-coherent").is_some(),
-    )?;
+    let buffer = DmaBuffer::new(platform, BUFFER_PAGES, node.property("dma-coherent").is_some())?;
     // SAFETY: The tree says that these are a fw_cfg device's registers, and one driver is probed for each node.
     let store = Arc::new(unsafe { FwCfg::new(mmio, buffer)? });
     log::debug!("{}: {} files", node.path(), store.files.len());
@@ -204,11 +184,7 @@ fn probe(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), P
 }
 
 /// QEMU's fw_cfg.
-pub static DRIVER: Driver = Driver {
-    name: "fw_cfg",
-    compatible: &["qemu,fw-cfg-mmio"],
-    probe,
-};
+pub static DRIVER: Driver = Driver { name: "fw_cfg", compatible: &["qemu,fw-cfg-mmio"], probe };
 
 #[cfg(test)]
 mod tests {
@@ -222,13 +198,7 @@ mod tests {
 
     /// An entry as QEMU writes it.
     fn entry(size: u32, selector: u16, name: &[u8]) -> Vec<u8> {
-        let mut entry = [
-            size.to_be_bytes().as_slice(),
-            &selector.to_be_bytes(),
-            &[0; 2],
-            name,
-        ]
-        .concat();
+        let mut entry = [size.to_be_bytes().as_slice(), &selector.to_be_bytes(), &[0; 2], name].concat();
         entry.resize(ENTRY_SIZE, 0);
         entry
     }
@@ -273,35 +243,23 @@ mod tests {
     }
 
     fn node() -> FakeNode {
-        FakeNode::new("qemu,fw-cfg-mmio")
-            .with_reg(BASE, 0x18)
-            .with_property("dma-coherent", &[])
+        FakeNode::new("qemu,fw-cfg-mmio").with_reg(BASE, 0x18).with_property("dma-coherent", &[])
     }
 
     #[test]
     fn files_are_listed_and_read_across_windows() {
         let platform = FakePlatform::new();
         let large: Vec<u8> = (0..200_000_u32).map(|i| (i * 7 + i / 256) as u8).collect();
-        let entries = [
-            entry(5, 0x20, b"opt/piton/script"),
-            entry(200_000, 0x21, b"opt/large"),
-            entry(9, 0x22, b"gone"),
-        ];
-        let items = vec![
-            (FILE_DIR, directory(3, &entries)),
-            (0x20, b"hello".to_vec()),
-            (0x21, large.clone()),
-        ];
+        let entries =
+            [entry(5, 0x20, b"opt/piton/script"), entry(200_000, 0x21, b"opt/large"), entry(9, 0x22, b"gone")];
+        let items = vec![(FILE_DIR, directory(3, &entries)), (0x20, b"hello".to_vec()), (0x21, large.clone())];
         serve(platform.add_registers(BASE, 0x18), items);
         (DRIVER.probe)(&node(), platform).unwrap();
         let store = platform.config_store.lock().unwrap().clone().unwrap();
         let names: Vec<_> = store.list();
         assert_eq!(names[0], (String::from("opt/piton/script"), 5));
         assert_eq!(names.len(), 3);
-        assert_eq!(
-            store.read("opt/piton/script").as_deref(),
-            Some(b"hello".as_slice())
-        );
+        assert_eq!(store.read("opt/piton/script").as_deref(), Some(b"hello".as_slice()));
         assert_eq!(store.read("opt/large"), Some(large));
         assert_eq!(store.read("gone"), None, "the device reports an error");
         assert_eq!(store.read("missing"), None);
@@ -312,10 +270,7 @@ mod tests {
     fn probe_without_the_dma_interface_is_a_device_error() {
         let platform = FakePlatform::new();
         platform.add_registers(BASE, 0x18);
-        assert!(matches!(
-            (DRIVER.probe)(&node(), platform),
-            Err(ProbeError::Device(_))
-        ));
+        assert!(matches!((DRIVER.probe)(&node(), platform), Err(ProbeError::Device(_))));
     }
 
     #[test]
@@ -323,31 +278,16 @@ mod tests {
         let platform = FakePlatform::new();
         platform.add_registers(BASE, 0x18);
         let probe = |node: FakeNode| (DRIVER.probe)(&node, platform);
-        assert_eq!(
-            probe(FakeNode::new("qemu,fw-cfg-mmio")),
-            Err(ProbeError::BadNode("reg"))
-        );
+        assert_eq!(probe(FakeNode::new("qemu,fw-cfg-mmio")), Err(ProbeError::BadNode("reg")));
         let short = probe(FakeNode::new("qemu,fw-cfg-mmio").with_reg(BASE, 0x0a));
-        assert_eq!(
-            short,
-            Err(ProbeError::BadNode(
-                "reg: smaller than the device's registers"
-            ))
-        );
+        assert_eq!(short, Err(ProbeError::BadNode("reg: smaller than the device's registers")));
     }
 
     #[test]
     fn directory_that_is_cut_off_is_none() {
         let whole = directory(2, &[entry(1, 2, b"a"), entry(3, 4, b"b")]);
-        let file = |name: &str, selector, size| File {
-            name: name.into(),
-            selector,
-            size,
-        };
-        assert_eq!(
-            parse_directory(&whole),
-            Some(vec![file("a", 2, 1), file("b", 4, 3)])
-        );
+        let file = |name: &str, selector, size| File { name: name.into(), selector, size };
+        assert_eq!(parse_directory(&whole), Some(vec![file("a", 2, 1), file("b", 4, 3)]));
         assert_eq!(parse_directory(&whole[..whole.len() - 1]), None);
         assert_eq!(parse_directory(&[0; 3]), None);
         assert_eq!(parse_directory(&u32::MAX.to_be_bytes()), None);
@@ -356,11 +296,7 @@ mod tests {
 
     #[test]
     fn directory_names_need_not_be_terminated_or_utf8() {
-        let files = parse_directory(&directory(
-            2,
-            &[entry(0, 0, &[b'n'; 56]), entry(0, 0, b"\xff")],
-        ))
-        .unwrap();
+        let files = parse_directory(&directory(2, &[entry(0, 0, &[b'n'; 56]), entry(0, 0, b"\xff")])).unwrap();
         assert_eq!(files[0].name.len(), 56);
         assert_eq!(files[1].name, "\u{fffd}");
     }

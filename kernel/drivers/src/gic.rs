@@ -30,12 +30,7 @@ pub(crate) struct Counts {
 }
 
 /// Decodes kind, number and flags. Whoever calls has checked that the count of cells is the controller's.
-pub(crate) fn translate(
-    kind: u32,
-    number: u32,
-    flags: u32,
-    counts: Counts,
-) -> Result<Irq, IrqError> {
+pub(crate) fn translate(kind: u32, number: u32, flags: u32, counts: Counts) -> Result<Irq, IrqError> {
     let (start, count, per_cpu) = match kind {
         0 => (SPI_START, counts.spis, false),
         1 => (PPI_START, SPI_START - PPI_START, true),
@@ -56,30 +51,19 @@ pub(crate) fn translate(
         8 => Trigger::LevelLow,
         _ => return Err(IrqError::BadSpecifier),
     };
-    Ok(Irq {
-        number: start + number,
-        trigger,
-        per_cpu,
-    })
+    Ok(Irq { number: start + number, trigger, per_cpu })
 }
 
 /// Whether to set the edge bit of the configuration register. The polarity is the wiring's; a GIC has no say in it.
 pub(crate) fn is_edge(trigger: Trigger) -> bool {
-    matches!(
-        trigger,
-        Trigger::EdgeRising | Trigger::EdgeFalling | Trigger::EdgeBoth
-    )
+    matches!(trigger, Trigger::EdgeRising | Trigger::EdgeFalling | Trigger::EdgeBoth)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const COUNTS: Counts = Counts {
-        spis: 256,
-        espis: 32,
-        eppis: 64,
-    };
+    const COUNTS: Counts = Counts { spis: 256, espis: 32, eppis: 64 };
 
     #[test]
     fn every_kind_translates_to_its_numbers() {
@@ -92,38 +76,22 @@ mod tests {
             ((3, 63, 0), 1119, Trigger::LevelHigh, true),
         ];
         for ((kind, number, flags), expected, trigger, per_cpu) in cases {
-            let irq = Irq {
-                number: expected,
-                trigger,
-                per_cpu,
-            };
-            assert_eq!(
-                translate(kind, number, flags, COUNTS),
-                Ok(irq),
-                "{kind} {number} {flags}"
-            );
+            let irq = Irq { number: expected, trigger, per_cpu };
+            assert_eq!(translate(kind, number, flags, COUNTS), Ok(irq), "{kind} {number} {flags}");
         }
     }
 
     #[test]
     fn numbers_beyond_the_controller_are_out_of_range() {
         for (kind, number) in [(0, 256), (0, u32::MAX), (1, 16), (2, 32), (3, 64)] {
-            assert_eq!(
-                translate(kind, number, 4, COUNTS),
-                Err(IrqError::OutOfRange),
-                "{kind} {number}"
-            );
+            assert_eq!(translate(kind, number, 4, COUNTS), Err(IrqError::OutOfRange), "{kind} {number}");
         }
     }
 
     #[test]
     fn unknown_kinds_and_flags_are_bad_specifiers() {
         for (kind, flags) in [(4, 4), (u32::MAX, 4), (0, 5), (0, 15), (1, 12)] {
-            assert_eq!(
-                translate(kind, 0, flags, COUNTS),
-                Err(IrqError::BadSpecifier),
-                "{kind} {flags}"
-            );
+            assert_eq!(translate(kind, 0, flags, COUNTS), Err(IrqError::BadSpecifier), "{kind} {flags}");
         }
     }
 }

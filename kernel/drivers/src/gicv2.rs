@@ -99,20 +99,11 @@ impl GicV2 {
     unsafe fn new(distributor: Mmio, cpu_interface: Mmio) -> Result<Self, ProbeError> {
         // SAFETY: The caller's promise. Only `icfgr` is read before it is written, and that under a lock; the banked
         // registers are a CPU's own.
-        let (distributor, cpu_interface) = unsafe {
-            (
-                Registers::<Distributor>::new(distributor)?,
-                Registers::<CpuInterface>::new(cpu_interface)?,
-            )
-        };
+        let (distributor, cpu_interface) =
+            unsafe { (Registers::<Distributor>::new(distributor)?, Registers::<CpuInterface>::new(cpu_interface)?) };
         let lines = distributor.typer.read(GICD_TYPER::IT_LINES_NUMBER);
         let nr_irqs = (32 * (lines + 1)).min(SPECIAL_START);
-        let gic = Self {
-            distributor,
-            cpu_interface,
-            nr_irqs,
-            configuration: Mutex::new(()),
-        };
+        let gic = Self { distributor, cpu_interface, nr_irqs, configuration: Mutex::new(()) };
         gic.init_distributor();
         Ok(gic)
     }
@@ -121,9 +112,7 @@ impl GicV2 {
         let distributor = &self.distributor;
         distributor.ctlr.set(0);
         let target = self.own_target();
-        let words = |bits: u32| {
-            (SPI_START * bits / 32) as usize..(self.nr_irqs * bits).div_ceil(32) as usize
-        };
+        let words = |bits: u32| (SPI_START * bits / 32) as usize..(self.nr_irqs * bits).div_ceil(32) as usize;
         for word in words(1) {
             distributor.icenabler[word].set(ALL);
             distributor.icpendr[word].set(ALL);
@@ -142,13 +131,7 @@ impl GicV2 {
     /// The bit of the calling CPU in a target field. The first eight target registers are read-only and say just that;
     /// 0 on a machine of one CPU, where nothing is to be targeted (4.3.12).
     fn own_target(&self) -> u32 {
-        let word = self
-            .distributor
-            .itargetsr
-            .iter()
-            .take(8)
-            .map(Readable::get)
-            .find(|&word| word != 0);
+        let word = self.distributor.itargetsr.iter().take(8).map(Readable::get).find(|&word| word != 0);
         let word = word.unwrap_or(0);
         (word | word >> 8 | word >> 16 | word >> 24) & 0xff
     }
@@ -160,11 +143,7 @@ impl GicV2 {
         let bit = 0b10 << (irq.number % 16 * 2);
         let _guard = self.configuration.lock();
         let old = register.get();
-        let new = if gic::is_edge(irq.trigger) {
-            old | bit
-        } else {
-            old & !bit
-        };
+        let new = if gic::is_edge(irq.trigger) { old | bit } else { old & !bit };
         if old != new {
             register.set(new);
         }
@@ -181,11 +160,7 @@ impl IrqChip for GicV2 {
         let &[kind, number, flags] = cells else {
             return Err(IrqError::BadSpecifier);
         };
-        let counts = Counts {
-            spis: self.nr_irqs.saturating_sub(SPI_START),
-            espis: 0,
-            eppis: 0,
-        };
+        let counts = Counts { spis: self.nr_irqs.saturating_sub(SPI_START), espis: 0, eppis: 0 };
         gic::translate(kind, number, flags, counts)
     }
 
@@ -204,9 +179,7 @@ impl IrqChip for GicV2 {
         cpu_interface.pmr.set(PRIORITY_MASK);
         cpu_interface.bpr.set(0);
         let bypass = cpu_interface.ctlr.read(GICC_CTLR::BYPASS_DISABLE);
-        cpu_interface
-            .ctlr
-            .write(GICC_CTLR::ENABLE::SET + GICC_CTLR::BYPASS_DISABLE.val(bypass));
+        cpu_interface.ctlr.write(GICC_CTLR::ENABLE::SET + GICC_CTLR::BYPASS_DISABLE.val(bypass));
     }
 
     fn enable(&self, irq: Irq) {
@@ -296,9 +269,7 @@ mod tests {
         // 288 interrupts; the fourth CPU boots.
         distributor.write(0x004, 8);
         distributor.write(0x800, 0x0808_0808);
-        let node = FakeNode::new("arm,cortex-a15-gic")
-            .with_reg(0x800_0000, 0x1_0000)
-            .with_reg(0x801_0000, 0x1_0000);
+        let node = FakeNode::new("arm,cortex-a15-gic").with_reg(0x800_0000, 0x1_0000).with_reg(0x801_0000, 0x1_0000);
         (DRIVER.probe)(&node, platform).unwrap();
         let chip = platform.irq_chip.lock().unwrap().clone().unwrap();
         (distributor, cpu_interface, chip)
@@ -310,26 +281,14 @@ mod tests {
         assert_eq!(chip.nr_irqs(), 288);
         assert_eq!(distributor.read(0x000), 1);
         for word in 1..9 {
-            assert_eq!(
-                distributor.read(0x180 + 4 * word),
-                u32::MAX,
-                "ICENABLER{word}"
-            );
+            assert_eq!(distributor.read(0x180 + 4 * word), u32::MAX, "ICENABLER{word}");
         }
-        assert_eq!(
-            distributor.read(0x180 + 4 * 9),
-            0,
-            "beyond the last interrupt"
-        );
+        assert_eq!(distributor.read(0x180 + 4 * 9), 0, "beyond the last interrupt");
         assert_eq!(distributor.read(0x400 + 32), 0xa0a0_a0a0);
         assert_eq!(distributor.read(0x800 + 32), 0x0808_0808);
         assert_eq!(distributor.read(0x800 + 284), 0x0808_0808);
         assert_eq!(distributor.read(0x800 + 288), 0);
-        assert_eq!(
-            distributor.read(0x180),
-            0,
-            "private interrupts are init_cpu's"
-        );
+        assert_eq!(distributor.read(0x180), 0, "private interrupts are init_cpu's");
     }
 
     #[test]
@@ -347,18 +306,11 @@ mod tests {
     fn enable_sets_trigger_and_one_bit() {
         let (distributor, _, chip) = probed();
         distributor.write(0xc00 + 4 * 3, 0x5000_0001);
-        let irq = Irq {
-            number: 49,
-            trigger: Trigger::EdgeRising,
-            per_cpu: false,
-        };
+        let irq = Irq { number: 49, trigger: Trigger::EdgeRising, per_cpu: false };
         chip.enable(irq);
         assert_eq!(distributor.read(0xc00 + 4 * 3), 0x5000_0009);
         assert_eq!(distributor.read(0x100 + 4), 1 << 17);
-        chip.enable(Irq {
-            trigger: Trigger::LevelHigh,
-            ..irq
-        });
+        chip.enable(Irq { trigger: Trigger::LevelHigh, ..irq });
         assert_eq!(distributor.read(0xc00 + 4 * 3), 0x5000_0001);
         chip.disable(irq);
         assert_eq!(distributor.read(0x180 + 4), 1 << 17);
@@ -367,11 +319,7 @@ mod tests {
     #[test]
     fn numbers_beyond_the_registers_are_ignored() {
         let (_, _, chip) = probed();
-        let irq = Irq {
-            number: 5000,
-            trigger: Trigger::LevelHigh,
-            per_cpu: false,
-        };
+        let irq = Irq { number: 5000, trigger: Trigger::LevelHigh, per_cpu: false };
         chip.enable(irq);
         chip.disable(irq);
     }
@@ -392,24 +340,12 @@ mod tests {
     #[test]
     fn translate_takes_three_cells() {
         let (_, _, chip) = probed();
-        let irq = Irq {
-            number: 33,
-            trigger: Trigger::LevelHigh,
-            per_cpu: false,
-        };
+        let irq = Irq { number: 33, trigger: Trigger::LevelHigh, per_cpu: false };
         assert_eq!(chip.translate(&[0, 1, 4]), Ok(irq));
         assert_eq!(chip.translate(&[0, 256, 4]), Err(IrqError::OutOfRange));
-        assert_eq!(
-            chip.translate(&[2, 0, 4]),
-            Err(IrqError::OutOfRange),
-            "extended kinds are GICv3's"
-        );
+        assert_eq!(chip.translate(&[2, 0, 4]), Err(IrqError::OutOfRange), "extended kinds are GICv3's");
         for cells in [&[][..], &[0, 1], &[0, 1, 4, 0]] {
-            assert_eq!(
-                chip.translate(cells),
-                Err(IrqError::BadSpecifier),
-                "{cells:?}"
-            );
+            assert_eq!(chip.translate(cells), Err(IrqError::BadSpecifier), "{cells:?}");
         }
     }
 
@@ -420,16 +356,8 @@ mod tests {
         let probe = |node: FakeNode| (DRIVER.probe)(&node, platform);
         let node = || FakeNode::new("arm,gic-400");
         assert_eq!(probe(node()), Err(ProbeError::BadNode("reg")));
-        assert_eq!(
-            probe(node().with_reg(0, 0x1000)),
-            Err(ProbeError::BadNode("reg: second entry"))
-        );
+        assert_eq!(probe(node().with_reg(0, 0x1000)), Err(ProbeError::BadNode("reg: second entry")));
         let short = probe(node().with_reg(0, 0x100).with_reg(0x1000, 0x100));
-        assert_eq!(
-            short,
-            Err(ProbeError::BadNode(
-                "reg: smaller than the device's registers"
-            ))
-        );
+        assert_eq!(short, Err(ProbeError::BadNode("reg: smaller than the device's registers")));
     }
 }

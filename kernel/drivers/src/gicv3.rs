@@ -28,9 +28,7 @@ use arm_sysregs::el1::{
     accessors::{read_icc_sre_el1, read_mpidr_el1, write_icc_bpr1_el1, write_icc_ctlr_el1},
     registers::{IccBpr1El1, IccCtlrEl1, IccSreEl1},
 };
-use hal::{
-    DeviceNode, Driver, Irq, IrqChip, IrqError, Mmio, PhysAddr, PhysRange, Platform, ProbeError,
-};
+use hal::{DeviceNode, Driver, Irq, IrqChip, IrqError, Mmio, PhysAddr, PhysRange, Platform, ProbeError};
 use spin::Mutex;
 
 use crate::{
@@ -82,9 +80,7 @@ impl Redistributor {
         // SAFETY: Large enough, aligned, mapped for good, and by the caller's promise nobody else's.
         let registers = GicRedistributor::new(unsafe { UniqueMmioPointer::new(base) });
         if !matches!(registers.pidr2().arch_rev(), 3 | 4) {
-            return Err(ProbeError::Device(
-                "a GICv3 redistributor where the tree has one",
-            ));
+            return Err(ProbeError::Device("a GICv3 redistributor where the tree has one"));
         }
         let typer = registers.typer();
         Ok(Self {
@@ -118,10 +114,7 @@ impl GicV3 {
     /// # Safety
     ///
     /// `distributor` must map the distributor that the redistributors belong to, and nothing else may drive it.
-    unsafe fn new(
-        distributor: Mmio,
-        redistributors: Vec<Redistributor>,
-    ) -> Result<Self, ProbeError> {
+    unsafe fn new(distributor: Mmio, redistributors: Vec<Redistributor>) -> Result<Self, ProbeError> {
         let base = distributor.base.cast::<Gicd>();
         if distributor.len < size_of::<Gicd>() || !base.is_aligned() {
             return Err(ProbeError::BadNode("reg: smaller than a distributor"));
@@ -129,9 +122,7 @@ impl GicV3 {
         // SAFETY: Large enough, aligned, mapped for good, and by the caller's promise nobody else's.
         let mut distributor = GicDistributor::new(unsafe { UniqueMmioPointer::new(base) });
         if !matches!(distributor.pidr2().arch_rev(), 3 | 4) {
-            return Err(ProbeError::Device(
-                "a GICv3 distributor where the tree has one",
-            ));
+            return Err(ProbeError::Device("a GICv3 distributor where the tree has one"));
         }
         // Affinity routing may only be turned on while all groups are off (12.9.4).
         let groups = GicdCtlr::EnableGrp0 | GicdCtlr::EnableGrp1NS | GicdCtlr::EnableGrp1S;
@@ -144,26 +135,15 @@ impl GicV3 {
         let counts = Counts {
             spis: typer.num_spis(),
             espis: typer.num_espis(),
-            eppis: redistributors
-                .iter()
-                .map(|redistributor| redistributor.nr_eppis)
-                .min()
-                .unwrap_or(0),
+            eppis: redistributors.iter().map(|redistributor| redistributor.nr_eppis).min().unwrap_or(0),
         };
         let boot_affinity = own_affinity();
-        Ok(Self {
-            distributor: Mutex::new(distributor),
-            redistributors,
-            counts,
-            boot_affinity,
-        })
+        Ok(Self { distributor: Mutex::new(distributor), redistributors, counts, boot_affinity })
     }
 
     fn own_redistributor(&self) -> Option<&Redistributor> {
         let affinity = own_affinity();
-        self.redistributors
-            .iter()
-            .find(|redistributor| redistributor.affinity == affinity)
+        self.redistributors.iter().find(|redistributor| redistributor.affinity == affinity)
     }
 
     fn is_private(number: u32) -> bool {
@@ -177,22 +157,14 @@ impl GicV3 {
             || (SPI_START..SPI_START + counts.spis).contains(&number)
             || (EPPI_START..EPPI_START + counts.eppis).contains(&number)
             || (ESPI_START..ESPI_START + counts.espis).contains(&number);
-        if exists {
-            IntId::try_from(number).ok()
-        } else {
-            None
-        }
+        if exists { IntId::try_from(number).ok() } else { None }
     }
 
     fn set_enabled(&self, irq: Irq, enabled: bool) {
         let Some(id) = self.id(irq.number) else {
             return;
         };
-        let trigger = if gic::is_edge(irq.trigger) {
-            Trigger::Edge
-        } else {
-            Trigger::Level
-        };
+        let trigger = if gic::is_edge(irq.trigger) { Trigger::Edge } else { Trigger::Level };
         // The numbers have been checked, so none of the calls can fail. The trigger may only be changed while the
         // interrupt is off (12.9.9).
         let done = if Self::is_private(irq.number) {
@@ -232,9 +204,7 @@ impl IrqChip for GicV3 {
     fn translate(&self, cells: &[u32]) -> Result<Irq, IrqError> {
         match *cells {
             // The fourth cell names a set of CPUs that a PPI is limited to; only those CPUs' devices ask for it.
-            [kind, number, flags] | [kind, number, flags, _] => {
-                gic::translate(kind, number, flags, self.counts)
-            }
+            [kind, number, flags] | [kind, number, flags, _] => gic::translate(kind, number, flags, self.counts),
             _ => Err(IrqError::BadSpecifier),
         }
     }
@@ -262,10 +232,7 @@ impl IrqChip for GicV3 {
                 registers.configure_default_settings();
                 registers.wait_for_pending_write();
             }
-            None => log::error!(
-                "GICv3: no redistributor for the CPU with affinity {:#x}",
-                own_affinity()
-            ),
+            None => log::error!("GICv3: no redistributor for the CPU with affinity {:#x}", own_affinity()),
         }
         GicCpuInterface::set_priority_mask(PRIORITY_MASK);
         // EOImode 0: one write both drops the priority and deactivates. All priorities are one, so none preempts
@@ -285,8 +252,7 @@ impl IrqChip for GicV3 {
     }
 
     fn acknowledge(&self) -> Option<u32> {
-        let number =
-            GicCpuInterface::get_and_acknowledge_interrupt(InterruptGroup::Group1)?.raw_value();
+        let number = GicCpuInterface::get_and_acknowledge_interrupt(InterruptGroup::Group1)?.raw_value();
         synchronise();
         (!(SPECIAL_START..SPECIAL_END).contains(&number)).then_some(number)
     }
@@ -300,43 +266,28 @@ impl IrqChip for GicV3 {
 }
 
 /// Finds the redistributors of all CPUs in the regions that follow the distributor in `reg`.
-fn redistributors(
-    node: &dyn DeviceNode,
-    platform: &'static dyn Platform,
-) -> Result<Vec<Redistributor>, ProbeError> {
+fn redistributors(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<Vec<Redistributor>, ProbeError> {
     let regions = node.property_u32("#redistributor-regions").unwrap_or(1) as usize;
     // One cell or two, in bytes.
     let stride = node.property("redistributor-stride").map(|value| {
-        value.iter().try_fold(0_u64, |number, &byte| {
-            (number >> 56 == 0).then_some(number << 8 | u64::from(byte))
-        })
+        value.iter().try_fold(0_u64, |number, &byte| (number >> 56 == 0).then_some(number << 8 | u64::from(byte)))
     });
     let mut found = Vec::new();
     for index in 1..=regions.min(MAX_REGIONS) {
-        let region = node
-            .reg(index)
-            .ok_or(ProbeError::BadNode("reg: redistributor region"))?;
+        let region = node.reg(index).ok_or(ProbeError::BadNode("reg: redistributor region"))?;
         let mut offset = 0;
         while offset + FRAMES_SIZE <= region.len {
             let start = PhysAddr::new(region.start.get().saturating_add(offset));
-            let mmio = platform.map_mmio(PhysRange {
-                start,
-                len: FRAMES_SIZE,
-            })?;
+            let mmio = platform.map_mmio(PhysRange { start, len: FRAMES_SIZE })?;
             // SAFETY: The tree says that redistributors are here, one driver is probed for each node, and the offsets
             // are apart by at least the size of the mapping.
             let redistributor = unsafe { Redistributor::new(mmio)? };
-            let (is_last, has_virtual_lpis) =
-                (redistributor.is_last, redistributor.has_virtual_lpis);
+            let (is_last, has_virtual_lpis) = (redistributor.is_last, redistributor.has_virtual_lpis);
             found.push(redistributor);
             if is_last {
                 break;
             }
-            let own_size = if has_virtual_lpis {
-                2 * FRAMES_SIZE
-            } else {
-                FRAMES_SIZE
-            };
+            let own_size = if has_virtual_lpis { 2 * FRAMES_SIZE } else { FRAMES_SIZE };
             offset += match stride {
                 Some(Some(stride)) if (FRAMES_SIZE..=region.len).contains(&stride) => stride,
                 Some(_) => return Err(ProbeError::BadNode("redistributor-stride")),
@@ -363,22 +314,13 @@ fn probe(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), P
     // SAFETY: The tree says that this is the distributor of those redistributors, and one driver is probed for each
     // node.
     let gic = Arc::new(unsafe { GicV3::new(distributor, redistributors)? });
-    log::info!(
-        "{}: GICv3, {} interrupts, {} CPUs",
-        node.path(),
-        gic.nr_irqs(),
-        gic.redistributors.len()
-    );
+    log::info!("{}: GICv3, {} interrupts, {} CPUs", node.path(), gic.nr_irqs(), gic.redistributors.len());
     platform.add_irq_chip(node, gic);
     Ok(())
 }
 
 /// GICv3 and GICv4.
-pub static DRIVER: Driver = Driver {
-    name: "gicv3",
-    compatible: &["arm,gic-v3"],
-    probe,
-};
+pub static DRIVER: Driver = Driver { name: "gicv3", compatible: &["arm,gic-v3"], probe };
 
 #[cfg(test)]
 mod tests {
@@ -414,9 +356,7 @@ mod tests {
     }
 
     fn node() -> FakeNode {
-        FakeNode::new("arm,gic-v3")
-            .with_reg(GICD, 0x1_0000)
-            .with_reg(GICR, 0xf6_0000)
+        FakeNode::new("arm,gic-v3").with_reg(GICD, 0x1_0000).with_reg(GICR, 0xf6_0000)
     }
 
     impl Machine {
@@ -439,12 +379,7 @@ mod tests {
             redistributors.write64(0x0008, 0x0102_0303 << 32);
             redistributors.write(0x2_0000 + PIDR2, 0x3b);
             redistributors.write64(0x2_0008, 0x0102_0304 << 32 | 1 << 4);
-            Self {
-                platform,
-                distributor,
-                redistributors,
-                _cpu: cpu,
-            }
+            Self { platform, distributor, redistributors, _cpu: cpu }
         }
 
         fn probe(&self) -> Arc<dyn IrqChip> {
@@ -459,28 +394,12 @@ mod tests {
         machine.distributor.write(0x0000, 0x37);
         let chip = machine.probe();
         assert_eq!(chip.nr_irqs(), 288);
-        assert_eq!(
-            machine.distributor.read(0x0000) & 0x17,
-            0x12,
-            "ARE and group 1 only"
-        );
+        assert_eq!(machine.distributor.read(0x0000) & 0x17, 0x12, "ARE and group 1 only");
         for word in 1..9 {
-            assert_eq!(
-                machine.distributor.read(0x180 + 4 * word),
-                u32::MAX,
-                "ICENABLER{word}"
-            );
-            assert_eq!(
-                machine.distributor.read(0x080 + 4 * word),
-                u32::MAX,
-                "IGROUPR{word}"
-            );
+            assert_eq!(machine.distributor.read(0x180 + 4 * word), u32::MAX, "ICENABLER{word}");
+            assert_eq!(machine.distributor.read(0x080 + 4 * word), u32::MAX, "IGROUPR{word}");
         }
-        assert_eq!(
-            machine.distributor.read(0x180 + 4 * 9),
-            0,
-            "beyond the last interrupt"
-        );
+        assert_eq!(machine.distributor.read(0x180 + 4 * 9), 0, "beyond the last interrupt");
         assert_eq!(machine.distributor.read(0x400 + 32), 0x8080_8080);
     }
 
@@ -491,11 +410,7 @@ mod tests {
         chip.init_cpu();
         assert_eq!(machine.redistributors.read(SECOND + 0x180), u32::MAX);
         assert_eq!(machine.redistributors.read(SECOND + 0x080), u32::MAX);
-        assert_eq!(
-            machine.redistributors.read(0x1_0180),
-            0,
-            "the other CPU's is left alone"
-        );
+        assert_eq!(machine.redistributors.read(0x1_0180), 0, "the other CPU's is left alone");
         sysregs(|sysregs| {
             assert_eq!(sysregs.icc_igrpen1_el1, IccIgrpen1El1::ENABLE);
             assert_eq!(sysregs.icc_pmr_el1.priority(), 0xff);
@@ -516,11 +431,7 @@ mod tests {
     fn enable_of_shared_interrupt_sets_trigger_and_route() {
         let machine = Machine::new();
         let chip = machine.probe();
-        let irq = Irq {
-            number: 49,
-            trigger: Trigger::EdgeRising,
-            per_cpu: false,
-        };
+        let irq = Irq { number: 49, trigger: Trigger::EdgeRising, per_cpu: false };
         chip.enable(irq);
         assert_eq!(machine.distributor.read(0xc00 + 4 * 3), 0b10 << 2);
         assert_eq!(machine.distributor.read(0x100 + 4), 1 << 17);
@@ -534,11 +445,7 @@ mod tests {
         let machine = Machine::new();
         let chip = machine.probe();
         chip.init_cpu();
-        let irq = Irq {
-            number: 27,
-            trigger: Trigger::LevelLow,
-            per_cpu: true,
-        };
+        let irq = Irq { number: 27, trigger: Trigger::LevelLow, per_cpu: true };
         chip.enable(irq);
         assert_eq!(machine.redistributors.read(SECOND + 0x100), 1 << 27);
         assert_eq!(machine.redistributors.read(0x1_0100), 0);
@@ -552,16 +459,8 @@ mod tests {
         let machine = Machine::new();
         let chip = machine.probe();
         for number in [288, 1020, 1023, 1056, 4096, 8192, u32::MAX] {
-            chip.enable(Irq {
-                number,
-                trigger: Trigger::LevelHigh,
-                per_cpu: false,
-            });
-            chip.disable(Irq {
-                number,
-                trigger: Trigger::LevelHigh,
-                per_cpu: false,
-            });
+            chip.enable(Irq { number, trigger: Trigger::LevelHigh, per_cpu: false });
+            chip.disable(Irq { number, trigger: Trigger::LevelHigh, per_cpu: false });
         }
     }
 
@@ -569,13 +468,7 @@ mod tests {
     fn acknowledge_of_special_numbers_is_none() {
         let machine = Machine::new();
         let chip = machine.probe();
-        for (number, expected) in [
-            (1020, None),
-            (1021, None),
-            (1022, None),
-            (1023, None),
-            (33, Some(33)),
-        ] {
+        for (number, expected) in [(1020, None), (1021, None), (1022, None), (1023, None), (33, Some(33))] {
             sysregs(|sysregs| sysregs.icc_iar1_el1 = IccIar1El1::from_bits_retain(number));
             assert_eq!(chip.acknowledge(), expected, "{number}");
         }
@@ -585,24 +478,12 @@ mod tests {
     fn translate_takes_three_or_four_cells() {
         let machine = Machine::new();
         let chip = machine.probe();
-        let irq = Irq {
-            number: 33,
-            trigger: Trigger::LevelHigh,
-            per_cpu: false,
-        };
+        let irq = Irq { number: 33, trigger: Trigger::LevelHigh, per_cpu: false };
         assert_eq!(chip.translate(&[0, 1, 4]), Ok(irq));
         assert_eq!(chip.translate(&[0, 1, 4, 0]), Ok(irq));
-        assert_eq!(
-            chip.translate(&[2, 0, 4]),
-            Err(IrqError::OutOfRange),
-            "this one has no extended range"
-        );
+        assert_eq!(chip.translate(&[2, 0, 4]), Err(IrqError::OutOfRange), "this one has no extended range");
         for cells in [&[][..], &[0, 1]] {
-            assert_eq!(
-                chip.translate(cells),
-                Err(IrqError::BadSpecifier),
-                "{cells:?}"
-            );
+            assert_eq!(chip.translate(cells), Err(IrqError::BadSpecifier), "{cells:?}");
         }
     }
 
@@ -611,19 +492,10 @@ mod tests {
         let machine = Machine::new();
         let probe = |node: FakeNode| (DRIVER.probe)(&node, machine.platform);
         let bare = || FakeNode::new("arm,gic-v3").with_reg(GICD, 0x1_0000);
-        assert_eq!(
-            probe(FakeNode::new("arm,gic-v3")),
-            Err(ProbeError::BadNode("reg"))
-        );
-        assert_eq!(
-            probe(bare()),
-            Err(ProbeError::BadNode("reg: redistributor region"))
-        );
+        assert_eq!(probe(FakeNode::new("arm,gic-v3")), Err(ProbeError::BadNode("reg")));
+        assert_eq!(probe(bare()), Err(ProbeError::BadNode("reg: redistributor region")));
         let short = probe(bare().with_reg(GICR, 0x1_0000));
-        assert_eq!(
-            short,
-            Err(ProbeError::BadNode("reg: smaller than a redistributor"))
-        );
+        assert_eq!(short, Err(ProbeError::BadNode("reg: smaller than a redistributor")));
         let stride = probe(node().with_property("redistributor-stride", &[0, 0, 0, 4]));
         assert_eq!(stride, Err(ProbeError::BadNode("redistributor-stride")));
         machine.redistributors.write(PIDR2, 0);

@@ -27,11 +27,5 @@ pub mod virtio_rng;
 use hal::Driver;
 
 /// Every driver, interrupt controllers first: others are deferred until those are up.
-pub static DRIVERS: &[&Driver] = &[
-    &gicv2::DRIVER,
-    &gicv3::DRIVER,
-    &pl011::DRIVER,
-    &pl031::DRIVER,
-    &fw_cfg::DRIVER,
-    &virtio_mmio::DRIVER,
-];
+pub static DRIVERS: &[&Driver] =
+    &[&gicv2::DRIVER, &gicv3::DRIVER, &pl011::DRIVER, &pl031::DRIVER, &fw_cfg::DRIVER, &virtio_mmio::DRIVER];

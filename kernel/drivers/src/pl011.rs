@@ -112,11 +112,7 @@ impl Pl011 {
     unsafe fn new(mmio: Mmio, is_sbsa: bool) -> Result<Self, ProbeError> {
         // SAFETY: The caller's promise. Reads and writes need no order between CPUs, except for bursts; see `transmit`.
         let registers = unsafe { Registers::<Pl011Registers>::new(mmio)? };
-        let uart = Self {
-            registers,
-            transmit: Mutex::new(()),
-            early: Mutex::new(VecDeque::new()),
-        };
+        let uart = Self { registers, transmit: Mutex::new(()), early: Mutex::new(VecDeque::new()) };
         uart.registers.imsc.set(0);
         if !is_sbsa {
             uart.set_frame();
@@ -135,22 +131,17 @@ impl Pl011 {
         // so it stays off; such a model loses nothing for lack of a FIFO.
         let keep_fifo_off = !registers.cr.is_set(CR::UARTEN) && !registers.fr.is_set(FR::RXFE);
         // The modem lines stay as they are.
-        let lines = registers.cr.get()
-            & (CR::DTR::SET + CR::RTS::SET + CR::RTSEN::SET + CR::CTSEN::SET).value;
+        let lines = registers.cr.get() & (CR::DTR::SET + CR::RTS::SET + CR::RTSEN::SET + CR::CTSEN::SET).value;
         registers.cr.set(lines);
         registers.lcr_h.set(0);
-        registers
-            .ifls
-            .write(IFLS::RXIFLSEL::Half + IFLS::TXIFLSEL::Half);
+        registers.ifls.write(IFLS::RXIFLSEL::Half + IFLS::TXIFLSEL::Half);
         if !keep_fifo_off {
             self.early.lock().extend((0..FIFO_DEPTH).map_while(|_| self.receive()));
         }
         // A write to LCR_H also latches the divisor, which stays what it was (TRM 3.3.6).
         let fifo = if keep_fifo_off { LCR_H::FEN::CLEAR } else { LCR_H::FEN::SET };
         registers.lcr_h.write(LCR_H::WLEN::Bits8 + fifo);
-        registers
-            .cr
-            .set(lines | (CR::UARTEN::SET + CR::TXE::SET + CR::RXE::SET).value);
+        registers.cr.set(lines | (CR::UARTEN::SET + CR::TXE::SET + CR::RXE::SET).value);
     }
 
     /// The next byte from the FIFO.
@@ -208,9 +199,7 @@ impl Uart for Pl011 {
     }
 
     fn enable_receive_interrupt(&self) {
-        self.registers
-            .imsc
-            .write(INTERRUPT::RX::SET + INTERRUPT::RT::SET);
+        self.registers.imsc.write(INTERRUPT::RX::SET + INTERRUPT::RT::SET);
     }
 
     fn read_byte(&self) -> Option<u8> {
@@ -238,14 +227,7 @@ fn probe(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), P
     // SAFETY: The tree says that these registers are such a port's, and one driver is probed for each node.
     let uart = Arc::new(unsafe { Pl011::new(mmio, is_sbsa)? });
     if node.interrupt(0).is_some() {
-        platform.request_irq(
-            node,
-            0,
-            Arc::new(Handler {
-                uart: uart.clone(),
-                platform,
-            }),
-        )?;
+        platform.request_irq(node, 0, Arc::new(Handler { uart: uart.clone(), platform }))?;
     } else {
         log::warn!("{}: no usable interrupt, input must be polled", node.path());
     }
@@ -254,11 +236,7 @@ fn probe(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), P
 }
 
 /// PL011 and SBSA generic UART.
-pub static DRIVER: Driver = Driver {
-    name: "pl011",
-    compatible: &["arm,pl011", "arm,sbsa-uart"],
-    probe,
-};
+pub static DRIVER: Driver = Driver { name: "pl011", compatible: &["arm,pl011", "arm,sbsa-uart"], probe };
 
 #[cfg(test)]
 mod tests {
@@ -274,9 +252,7 @@ mod tests {
     const TXFE: u32 = 1 << 7;
 
     fn node() -> FakeNode {
-        FakeNode::new("arm,pl011")
-            .with_reg(BASE, 0x1000)
-            .with_interrupt(&[0, 1, 4])
+        FakeNode::new("arm,pl011").with_reg(BASE, 0x1000).with_interrupt(&[0, 1, 4])
     }
 
     fn probed() -> (&'static FakePlatform, FakeRegisters, Arc<dyn Uart>) {
@@ -309,9 +285,7 @@ mod tests {
     fn probe_leaves_registers_that_sbsa_lacks() {
         let platform = FakePlatform::new();
         let registers = platform.add_registers(BASE, 0x1000);
-        let node = FakeNode::new("arm,sbsa-uart")
-            .with_reg(BASE, 0x1000)
-            .with_interrupt(&[0, 1, 4]);
+        let node = FakeNode::new("arm,sbsa-uart").with_reg(BASE, 0x1000).with_interrupt(&[0, 1, 4]);
         (DRIVER.probe)(&node, platform).unwrap();
         for offset in [0x24, 0x28, 0x2c, 0x30, 0x34] {
             assert_eq!(registers.read(offset), 0, "offset {offset:#x}");
@@ -336,11 +310,7 @@ mod tests {
         let (_, registers, uart) = probed();
         registers.write(0x18, TXFE);
         registers.write(0x00, 0x841);
-        assert_eq!(
-            uart.read_byte(),
-            Some(b'A'),
-            "an overrun does not spoil the byte"
-        );
+        assert_eq!(uart.read_byte(), Some(b'A'), "an overrun does not spoil the byte");
         registers.write(0x00, 0x5ff);
         assert_eq!(uart.read_byte(), Some(0));
     }
@@ -405,21 +375,10 @@ mod tests {
         let platform = FakePlatform::new();
         platform.add_registers(BASE, 0x1000);
         let probe = |node: FakeNode| (DRIVER.probe)(&node, platform);
-        assert_eq!(
-            probe(FakeNode::new("arm,pl011")),
-            Err(ProbeError::BadNode("reg"))
-        );
+        assert_eq!(probe(FakeNode::new("arm,pl011")), Err(ProbeError::BadNode("reg")));
         let short = probe(FakeNode::new("arm,pl011").with_reg(BASE, 0x40));
-        assert_eq!(
-            short,
-            Err(ProbeError::BadNode(
-                "reg: smaller than the device's registers"
-            ))
-        );
+        assert_eq!(short, Err(ProbeError::BadNode("reg: smaller than the device's registers")));
         let elsewhere = probe(FakeNode::new("arm,pl011").with_reg(0, 0x1000));
-        assert_eq!(
-            elsewhere,
-            Err(ProbeError::Platform(hal::PlatformError::BadRange))
-        );
+        assert_eq!(elsewhere, Err(ProbeError::Platform(hal::PlatformError::BadRange)));
     }
 }

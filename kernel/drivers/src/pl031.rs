@@ -53,11 +53,7 @@ fn probe(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), P
 }
 
 /// PL031.
-pub static DRIVER: Driver = Driver {
-    name: "pl031",
-    compatible: &["arm,pl031"],
-    probe,
-};
+pub static DRIVER: Driver = Driver { name: "pl031", compatible: &["arm,pl031"], probe };
 
 #[cfg(test)]
 mod tests {
@@ -68,11 +64,7 @@ mod tests {
     fn seconds_are_the_data_register() {
         let platform = FakePlatform::new();
         let registers = platform.add_registers(0x901_0000, 0x1000);
-        (DRIVER.probe)(
-            &FakeNode::new("arm,pl031").with_reg(0x901_0000, 0x1000),
-            platform,
-        )
-        .unwrap();
+        (DRIVER.probe)(&FakeNode::new("arm,pl031").with_reg(0x901_0000, 0x1000), platform).unwrap();
         let clock = platform.rtc.lock().unwrap().clone().unwrap();
         registers.write(0, 0xffff_fff0);
         assert_eq!(clock.unix_seconds(), 0xffff_fff0);

@@ -28,9 +28,7 @@ impl<T> Registers<T> {
     pub unsafe fn new(mmio: Mmio) -> Result<Self, ProbeError> {
         let base = mmio.base.cast::<T>();
         if mmio.len < size_of::<T>() || !base.is_aligned() {
-            return Err(ProbeError::BadNode(
-                "reg: smaller than the device's registers",
-            ));
+            return Err(ProbeError::BadNode("reg: smaller than the device's registers"));
         }
         // SAFETY: The mapping stays for good (`Mmio`), is large enough and aligned, and only registers with interior
         // mutability are behind it.
@@ -58,8 +56,6 @@ pub(crate) fn map_reg(
     index: usize,
 ) -> Result<Mmio, ProbeError> {
     const MISSING: [&str; 3] = ["reg", "reg: second entry", "reg: third entry"];
-    let range = node.reg(index).ok_or(ProbeError::BadNode(
-        MISSING.get(index).copied().unwrap_or("reg"),
-    ))?;
+    let range = node.reg(index).ok_or(ProbeError::BadNode(MISSING.get(index).copied().unwrap_or("reg")))?;
     Ok(platform.map_mmio(range)?)
 }

@@ -34,14 +34,9 @@ pub(crate) struct VirtioHal;
 unsafe impl Hal for VirtioHal {
     fn dma_alloc(pages: usize, _direction: BufferDirection) -> (u64, NonNull<u8>) {
         let coherent = COHERENT.load(Ordering::Relaxed);
-        match PLATFORM
-            .get()
-            .map(|platform| platform.dma_alloc(pages, coherent))
-        {
+        match PLATFORM.get().map(|platform| platform.dma_alloc(pages, coherent)) {
             Some(Ok(memory)) => {
-                REGIONS
-                    .lock()
-                    .push((memory.virt.as_ptr() as usize, memory.phys.get(), pages));
+                REGIONS.lock().push((memory.virt.as_ptr() as usize, memory.phys.get(), pages));
                 (memory.phys.get(), memory.virt)
             }
             // Address 0 stands for failure (`virtio_drivers::Error::DmaError`).
@@ -50,15 +45,9 @@ unsafe impl Hal for VirtioHal {
     }
 
     unsafe fn dma_dealloc(paddr: u64, vaddr: NonNull<u8>, pages: usize) -> i32 {
-        REGIONS
-            .lock()
-            .retain(|&(virt, ..)| virt != vaddr.as_ptr() as usize);
+        REGIONS.lock().retain(|&(virt, ..)| virt != vaddr.as_ptr() as usize);
         if let Some(platform) = PLATFORM.get() {
-            platform.dma_free(DmaMemory {
-                virt: vaddr,
-                phys: PhysAddr::new(paddr),
-                pages,
-            });
+            platform.dma_free(DmaMemory { virt: vaddr, phys: PhysAddr::new(paddr), pages });
         }
         0
     }

@@ -28,9 +28,7 @@ unsafe fn new(mmio: Mmio) -> Result<MmioTransport<'static>, ProbeError> {
         MmioError::InvalidDeviceID(_) => ProbeError::NoMatch,
         MmioError::BadMagic(_) => ProbeError::Device("virtio-mmio's magic value"),
         MmioError::UnsupportedVersion(_) => ProbeError::Device("virtio-mmio version 1 or 2"),
-        MmioError::MmioRegionTooSmall => {
-            ProbeError::BadNode("reg: smaller than a virtio-mmio slot")
-        }
+        MmioError::MmioRegionTooSmall => ProbeError::BadNode("reg: smaller than a virtio-mmio slot"),
     })
 }
 
@@ -49,8 +47,4 @@ fn probe(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), P
 }
 
 /// virtio over MMIO.
-pub static DRIVER: Driver = Driver {
-    name: "virtio_mmio",
-    compatible: &["virtio,mmio"],
-    probe,
-};
+pub static DRIVER: Driver = Driver { name: "virtio_mmio", compatible: &["virtio,mmio"], probe };

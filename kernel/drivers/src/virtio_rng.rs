@@ -46,17 +46,13 @@ pub struct VirtioRng {
 }
 
 impl VirtioRng {
-    fn new(
-        mut transport: MmioTransport<'static>,
-        platform: &'static dyn Platform,
-    ) -> Result<Self, ProbeError> {
+    fn new(mut transport: MmioTransport<'static>, platform: &'static dyn Platform) -> Result<Self, ProbeError> {
         let out_of_memory = ProbeError::Platform(hal::PlatformError::NoMemory);
         transport.begin_init(Feature::VERSION_1);
-        let queue =
-            VirtQueue::new(&mut transport, QUEUE, false, false).map_err(|error| match error {
-                virtio_drivers::Error::DmaError => out_of_memory,
-                _ => ProbeError::Device("a usable virtio request queue"),
-            })?;
+        let queue = VirtQueue::new(&mut transport, QUEUE, false, false).map_err(|error| match error {
+            virtio_drivers::Error::DmaError => out_of_memory,
+            _ => ProbeError::Device("a usable virtio request queue"),
+        })?;
         transport.finish_init();
         let (phys, memory) = VirtioHal::dma_alloc(1, BufferDirection::DeviceToDriver);
         if phys == 0 {
@@ -64,16 +60,8 @@ impl VirtioRng {
         }
         // SAFETY: A page of this driver's alone, zeroed and never given back.
         let buffer = unsafe { core::slice::from_raw_parts_mut(memory.as_ptr(), PAGE_SIZE) };
-        let state = State {
-            transport,
-            queue,
-            token: None,
-            buffer,
-        };
-        Ok(Self {
-            state: Mutex::new(state),
-            platform,
-        })
+        let state = State { transport, queue, token: None, buffer };
+        Ok(Self { state: Mutex::new(state), platform })
     }
 }
 
@@ -95,11 +83,7 @@ impl State {
     fn finish(&mut self) -> Option<usize> {
         let token = self.token?;
         // SAFETY: The same buffer as in `request`.
-        let len = unsafe {
-            self.queue
-                .pop_used(token, &[], &mut [&mut self.buffer[..REQUEST]])
-        }
-        .ok()?;
+        let len = unsafe { self.queue.pop_used(token, &[], &mut [&mut self.buffer[..REQUEST]]) }.ok()?;
         self.token = None;
         Some((len as usize).min(REQUEST))
     }
@@ -117,8 +101,7 @@ impl Rng for VirtioRng {
             let mut polls = 0;
             while !state.queue.can_pop() {
                 polls += 1;
-                if polls > MAX_POLLS || self.platform.now_ns().saturating_sub(start_ns) > TIMEOUT_NS
-                {
+                if polls > MAX_POLLS || self.platform.now_ns().saturating_sub(start_ns) > TIMEOUT_NS {
                     return filled;
                 }
                 spin_loop();
@@ -167,21 +150,13 @@ mod tests {
     const QUEUE_NOTIFY: usize = 0x50;
 
     fn node() -> FakeNode {
-        FakeNode::new("virtio,mmio")
-            .with_reg(BASE, 0x200)
-            .with_property("dma-coherent", &[])
+        FakeNode::new("virtio,mmio").with_reg(BASE, 0x200).with_property("dma-coherent", &[])
     }
 
     /// A modern slot with this kind of device.
     fn slot(platform: &FakePlatform, device_id: u32) -> FakeRegisters {
         let registers = platform.add_registers(BASE, 0x200);
-        for (offset, value) in [
-            (0x00, 0x7472_6976),
-            (0x04, 2),
-            (0x08, device_id),
-            (0x34, 256),
-            (QUEUE_NOTIFY, 77),
-        ] {
+        for (offset, value) in [(0x00, 0x7472_6976), (0x04, 2), (0x08, device_id), (0x34, 256), (QUEUE_NOTIFY, 77)] {
             registers.write(offset, value);
         }
         registers
@@ -190,9 +165,7 @@ mod tests {
     /// Plays the device: answers each request with a counter's bytes while `awake`.
     fn serve(registers: FakeRegisters, awake: &'static AtomicBool) {
         thread::spawn(move || {
-            let address = |offset| {
-                u64::from(registers.read(offset)) | u64::from(registers.read(offset + 4)) << 32
-            };
+            let address = |offset| u64::from(registers.read(offset)) | u64::from(registers.read(offset + 4)) << 32;
             let (mut seen, mut counter) = (0_u16, 0_u8);
             loop {
                 thread::sleep(Duration::from_micros(50));
@@ -235,11 +208,7 @@ mod tests {
 
         AWAKE.store(false, Ordering::SeqCst);
         platform.tick_ns.store(TIMEOUT_NS / 100, Ordering::SeqCst);
-        assert_eq!(
-            rng.fill(&mut bytes),
-            0,
-            "a silent device does not hang the caller"
-        );
+        assert_eq!(rng.fill(&mut bytes), 0, "a silent device does not hang the caller");
         platform.tick_ns.store(0, Ordering::SeqCst);
         AWAKE.store(true, Ordering::SeqCst);
         assert_eq!(rng.fill(&mut bytes[..4]), 4);
@@ -251,11 +220,7 @@ mod tests {
         for device_id in [0, 1, 2, 0xffff] {
             let platform = FakePlatform::new();
             slot(platform, device_id);
-            assert_eq!(
-                (DRIVER.probe)(&node(), platform),
-                Err(ProbeError::NoMatch),
-                "device {device_id}"
-            );
+            assert_eq!((DRIVER.probe)(&node(), platform), Err(ProbeError::NoMatch), "device {device_id}");
         }
     }
 
@@ -263,34 +228,19 @@ mod tests {
     fn probe_of_what_is_no_slot_says_what_is_wrong() {
         let platform = FakePlatform::new();
         let registers = slot(platform, 4);
-        assert_eq!(
-            (DRIVER.probe)(&FakeNode::new("virtio,mmio"), platform),
-            Err(ProbeError::BadNode("reg"))
-        );
+        assert_eq!((DRIVER.probe)(&FakeNode::new("virtio,mmio"), platform), Err(ProbeError::BadNode("reg")));
         let short = FakeNode::new("virtio,mmio").with_reg(BASE, 0x40);
-        assert!(matches!(
-            (DRIVER.probe)(&short, platform),
-            Err(ProbeError::BadNode(_))
-        ));
+        assert!(matches!((DRIVER.probe)(&short, platform), Err(ProbeError::BadNode(_))));
         registers.write(0x04, 3);
-        assert!(matches!(
-            (DRIVER.probe)(&node(), platform),
-            Err(ProbeError::Device(_))
-        ));
+        assert!(matches!((DRIVER.probe)(&node(), platform), Err(ProbeError::Device(_))));
         registers.write(0x00, 0);
-        assert!(matches!(
-            (DRIVER.probe)(&node(), platform),
-            Err(ProbeError::Device(_))
-        ));
+        assert!(matches!((DRIVER.probe)(&node(), platform), Err(ProbeError::Device(_))));
     }
 
     #[test]
     fn queue_that_the_device_lacks_is_a_device_error() {
         let platform = FakePlatform::new();
         slot(platform, 4).write(0x34, 0);
-        assert!(matches!(
-            (DRIVER.probe)(&node(), platform),
-            Err(ProbeError::Device(_))
-        ));
+        assert!(matches!((DRIVER.probe)(&node(), platform), Err(ProbeError::Device(_))));
     }
 }

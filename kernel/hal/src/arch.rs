@@ -184,11 +184,7 @@ pub trait Arch: 'static {
     const SIGNAL_FRAME_READ: usize;
     /// Takes the registers back from a frame that a program may have changed; returns the blocked set. `None` when
     /// the frame is malformed.
-    fn restore_signal_frame(
-        bytes: &[u8],
-        frame: &mut Self::TrapFrame,
-        context: &mut Self::Context,
-    ) -> Option<u64>;
+    fn restore_signal_frame(bytes: &[u8], frame: &mut Self::TrapFrame, context: &mut Self::Context) -> Option<u64>;
 
     /// The code of the page mapped into every program, holding the signal return.
     fn user_helper_code() -> &'static [u8];
@@ -205,8 +201,6 @@ pub trait Arch: 'static {
     /// # Safety
     /// `from` is valid for `len` bytes of reading.
     unsafe fn copy_to_user(to: UserAddr, from: *const u8, len: usize) -> usize;
-    /// Zeroes user memory; on a fault returns how many bytes are missing.
-    fn clear_user(to: UserAddr, len: usize) -> usize;
     /// Zeroes a page of kernel memory.
     ///
     /// # Safety

@@ -3,9 +3,7 @@
 use alloc::sync::Arc;
 use core::{fmt, ptr::NonNull};
 
-use crate::{
-    ConfigStore, DeviceNode, IrqChip, IrqHandler, PhysAddr, PhysRange, ProbeError, Rng, Rtc, Timer, Uart,
-};
+use crate::{ConfigStore, DeviceNode, IrqChip, IrqHandler, PhysAddr, PhysRange, ProbeError, Rng, Rtc, Timer, Uart};
 
 /// A mapped register block. Stays mapped for good.
 #[derive(Clone, Copy, Debug)]
@@ -61,12 +59,7 @@ pub trait Platform: Sync {
     fn dma_free(&self, memory: DmaMemory);
 
     /// Connects and enables the `index`-th interrupt of `node`. [`ProbeError::Deferred`] while its controller is not up.
-    fn request_irq(
-        &self,
-        node: &dyn DeviceNode,
-        index: usize,
-        handler: Arc<dyn IrqHandler>,
-    ) -> Result<(), ProbeError>;
+    fn request_irq(&self, node: &dyn DeviceNode, index: usize, handler: Arc<dyn IrqHandler>) -> Result<(), ProbeError>;
 
     /// Writes a register of the secure world. `false`, and nothing done, where that belongs to other firmware; `true`
     /// where the kernel was entered at the highest privilege level and nobody else set the secure world up.

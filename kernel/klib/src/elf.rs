@@ -109,20 +109,14 @@ impl fmt::Display for ElfError {
             Self::Type(kind) => write!(f, "ELF file is not executable (e_type {kind})"),
             Self::ProgramHeaders => write!(f, "bad size or number of ELF program headers"),
             Self::NoSegments => write!(f, "ELF file has nothing to load"),
-            Self::FileSize(index) => write!(
-                f,
-                "ELF segment {index} is larger in the file than in memory"
-            ),
+            Self::FileSize(index) => write!(f, "ELF segment {index} is larger in the file than in memory"),
             Self::Misaligned(index) => {
                 write!(f, "ELF segment {index} has address and offset out of step")
             }
             Self::Range(index) => {
                 write!(f, "ELF segment {index} is outside the user address range")
             }
-            Self::Overlap(index) => write!(
-                f,
-                "ELF segment {index} overlaps the one before it or is out of order"
-            ),
+            Self::Overlap(index) => write!(f, "ELF segment {index} overlaps the one before it or is out of order"),
             Self::Alignment(index) => {
                 write!(f, "ELF segment {index} asks for an impossible alignment")
             }
@@ -261,9 +255,7 @@ impl ElfImage {
         let table = read_program_headers(file, &header)?;
 
         let mut segments: Vec<Segment> = Vec::new();
-        segments
-            .try_reserve(table.len() / usize::from(PHENTSIZE))
-            .map_err(|_| ElfError::OutOfMemory)?;
+        segments.try_reserve(table.len() / usize::from(PHENTSIZE)).map_err(|_| ElfError::OutOfMemory)?;
         let mut interp = None;
         let mut exec_stack = false;
         let mut phdr_vaddr = 0;
@@ -291,16 +283,13 @@ impl ElfImage {
                     if phdr.p_align.is_power_of_two() {
                         max_align = max_align.max(phdr.p_align);
                     }
-                    if let Some(address) = address_of(&segment, header.e_phoff, table.len() as u64)
-                    {
+                    if let Some(address) = address_of(&segment, header.e_phoff, table.len() as u64) {
                         phdr_vaddr = address;
                     }
                     segments.push(segment);
                 }
                 // Only the first interpreter counts, as on Linux.
-                abi::PT_INTERP if interp.is_none() => {
-                    interp = Some(check_interpreter(file, &phdr)?)
-                }
+                abi::PT_INTERP if interp.is_none() => interp = Some(check_interpreter(file, &phdr)?),
                 abi::PT_GNU_STACK => exec_stack = phdr.p_flags & abi::PF_X != 0,
                 _ => {}
             }
@@ -335,9 +324,7 @@ impl ElfImage {
         let Some((offset, len)) = self.interp else {
             return Ok(None);
         };
-        let path_len = usize::try_from(len.min(MAX_INTERP))
-            .map_err(|_| ElfError::Interpreter)?
-            .saturating_sub(1);
+        let path_len = usize::try_from(len.min(MAX_INTERP)).map_err(|_| ElfError::Interpreter)?.saturating_sub(1);
         let mut path = vec![0; path_len];
         file.read_exact_at(offset, &mut path)?;
         if let Some(end) = path.iter().position(|byte| *byte == 0) {
@@ -351,11 +338,10 @@ impl ElfImage {
 fn read_header(file: &dyn ReadAt) -> Result<FileHeader<LittleEndian>, ElfError> {
     let mut ident = [0; abi::EI_NIDENT];
     // A file too short for the identification is something else, not a truncated ELF file.
-    file.read_exact_at(0, &mut ident)
-        .map_err(|error| match error {
-            ElfError::Truncated => ElfError::Magic,
-            other => other,
-        })?;
+    file.read_exact_at(0, &mut ident).map_err(|error| match error {
+        ElfError::Truncated => ElfError::Magic,
+        other => other,
+    })?;
     let ident = parse_ident::<LittleEndian>(&ident)?;
     if ident.1 != Class::ELF64 {
         return Err(ElfError::Class);
@@ -370,37 +356,23 @@ fn read_header(file: &dyn ReadAt) -> Result<FileHeader<LittleEndian>, ElfError> 
 }
 
 /// Reads the table of program headers.
-fn read_program_headers(
-    file: &dyn ReadAt,
-    header: &FileHeader<LittleEndian>,
-) -> Result<Vec<u8>, ElfError> {
+fn read_program_headers(file: &dyn ReadAt, header: &FileHeader<LittleEndian>) -> Result<Vec<u8>, ElfError> {
     let bytes = usize::from(header.e_phnum) * usize::from(PHENTSIZE);
     if header.e_phentsize != PHENTSIZE || bytes == 0 || bytes > MAX_PHDR_BYTES {
         return Err(ElfError::ProgramHeaders);
     }
-    if header
-        .e_phoff
-        .checked_add(bytes as u64)
-        .is_none_or(|end| end > file.len())
-    {
+    if header.e_phoff.checked_add(bytes as u64).is_none_or(|end| end > file.len()) {
         return Err(ElfError::Truncated);
     }
     let mut table = Vec::new();
-    table
-        .try_reserve_exact(bytes)
-        .map_err(|_| ElfError::OutOfMemory)?;
+    table.try_reserve_exact(bytes).map_err(|_| ElfError::OutOfMemory)?;
     table.resize(bytes, 0);
     file.read_exact_at(header.e_phoff, &mut table)?;
     Ok(table)
 }
 
 /// Checks one `PT_LOAD` header; `None` if it takes no memory.
-fn check_segment(
-    phdr: &ProgramHeader,
-    index: u16,
-    kind: ElfKind,
-    file_len: u64,
-) -> Result<Option<Segment>, ElfError> {
+fn check_segment(phdr: &ProgramHeader, index: u16, kind: ElfKind, file_len: u64) -> Result<Option<Segment>, ElfError> {
     if phdr.p_filesz > phdr.p_memsz {
         return Err(ElfError::FileSize(index));
     }
@@ -408,10 +380,7 @@ fn check_segment(
         return Ok(None);
     }
     // USER_LIMIT is page aligned, so an end at or below it can be rounded up without passing it.
-    if phdr
-        .p_vaddr
-        .checked_add(phdr.p_memsz)
-        .is_none_or(|end| end > USER_LIMIT)
+    if phdr.p_vaddr.checked_add(phdr.p_memsz).is_none_or(|end| end > USER_LIMIT)
         || (kind == ElfKind::Exec && phdr.p_vaddr < PAGE)
     {
         return Err(ElfError::Range(index));
@@ -420,11 +389,7 @@ fn check_segment(
         if phdr.p_vaddr % PAGE != phdr.p_offset % PAGE {
             return Err(ElfError::Misaligned(index));
         }
-        if phdr
-            .p_offset
-            .checked_add(phdr.p_filesz)
-            .is_none_or(|end| end > file_len)
-        {
+        if phdr.p_offset.checked_add(phdr.p_filesz).is_none_or(|end| end > file_len) {
             return Err(ElfError::Truncated);
         }
     }
@@ -459,10 +424,7 @@ fn check_interpreter(file: &dyn ReadAt, phdr: &ProgramHeader) -> Result<(u64, u6
     if !(2..=MAX_INTERP).contains(&phdr.p_filesz) {
         return Err(ElfError::Interpreter);
     }
-    let last = phdr
-        .p_offset
-        .checked_add(phdr.p_filesz - 1)
-        .ok_or(ElfError::Truncated)?;
+    let last = phdr.p_offset.checked_add(phdr.p_filesz - 1).ok_or(ElfError::Truncated)?;
     if last >= file.len() {
         return Err(ElfError::Truncated);
     }
@@ -496,10 +458,7 @@ pub fn identify(head: &[u8]) -> Option<ScriptOrElf<'_>> {
     if head.starts_with(&abi::ELFMAGIC) {
         return Some(ScriptOrElf::Elf);
     }
-    interpreter_line(head).map(|(interpreter, argument)| ScriptOrElf::Script {
-        interpreter,
-        argument,
-    })
+    interpreter_line(head).map(|(interpreter, argument)| ScriptOrElf::Script { interpreter, argument })
 }
 
 /// Takes the `#!` line apart as execve(2) describes: `#!interpreter [optional-arg]`.

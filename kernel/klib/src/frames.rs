@@ -189,15 +189,7 @@ impl<'a> FrameAllocator<'a> {
     pub fn new(frames: &'a [Frame]) -> Self {
         let usable = frames.len().min(NONE as usize);
         let frames = frames.get(..usable).unwrap_or_default();
-        Self {
-            frames,
-            heads: [NONE; ORDERS],
-            available: 0,
-            stack: NONE,
-            stack_len: 0,
-            free: 0,
-            total: 0,
-        }
+        Self { frames, heads: [NONE; ORDERS], available: 0, stack: NONE, stack_len: 0, free: 0, total: 0 }
     }
 
     /// The metadata of every frame, shared with whoever holds frames.
@@ -232,10 +224,7 @@ impl<'a> FrameAllocator<'a> {
         if start > end {
             return Err(FrameError::OutOfRange);
         }
-        let added = self
-            .frames
-            .get(start as usize..end as usize)
-            .ok_or(FrameError::OutOfRange)?;
+        let added = self.frames.get(start as usize..end as usize).ok_or(FrameError::OutOfRange)?;
         if added.iter().any(|frame| !frame.is_reserved()) {
             return Err(FrameError::AlreadyAdded);
         }
@@ -261,11 +250,7 @@ impl<'a> FrameAllocator<'a> {
     /// The contents of the frames are whatever their last holder left.
     #[inline]
     pub fn alloc(&mut self, order: u8) -> Option<u32> {
-        let index = if order == 0 {
-            self.alloc_single()
-        } else {
-            self.alloc_block(order)
-        }?;
+        let index = if order == 0 { self.alloc_single() } else { self.alloc_block(order) }?;
         let frame = self.frames.get(index as usize)?;
         frame.set(ALLOCATED, order);
         frame.references.store(1, Relaxed);
@@ -305,11 +290,7 @@ impl<'a> FrameAllocator<'a> {
             return Err(FrameError::InUse);
         }
         let end = index as usize + (1 << order);
-        for frame in self
-            .frames
-            .get(index as usize..end)
-            .ok_or(FrameError::OutOfRange)?
-        {
+        for frame in self.frames.get(index as usize..end).ok_or(FrameError::OutOfRange)? {
             frame.references.store(1, Relaxed);
             frame.set(ALLOCATED, 0);
         }
@@ -318,10 +299,7 @@ impl<'a> FrameAllocator<'a> {
 
     /// The first frame of an allocated block of `order`, or why `index` is not one.
     fn check_allocated(&self, index: u32, order: u8) -> Result<&'a Frame, FrameError> {
-        let frame = self
-            .frames
-            .get(index as usize)
-            .ok_or(FrameError::OutOfRange)?;
+        let frame = self.frames.get(index as usize).ok_or(FrameError::OutOfRange)?;
         match frame.state() {
             ALLOCATED if frame.order() == order => Ok(frame),
             RESERVED => Err(FrameError::Reserved),
@@ -432,10 +410,8 @@ impl<'a> FrameAllocator<'a> {
 
     /// Puts a block at the head of the list of its order.
     fn link(&mut self, index: u32, order: u8) {
-        let (Some(frame), Some(head)) = (
-            self.frames.get(index as usize),
-            self.heads.get_mut(usize::from(order)),
-        ) else {
+        let (Some(frame), Some(head)) = (self.frames.get(index as usize), self.heads.get_mut(usize::from(order)))
+        else {
             return;
         };
         frame.set(FREE, order);
@@ -450,10 +426,8 @@ impl<'a> FrameAllocator<'a> {
 
     /// Takes a block off the list of its order. Its state is for the caller to set.
     fn unlink(&mut self, index: u32, order: u8) {
-        let (Some(frame), Some(head)) = (
-            self.frames.get(index as usize),
-            self.heads.get_mut(usize::from(order)),
-        ) else {
+        let (Some(frame), Some(head)) = (self.frames.get(index as usize), self.heads.get_mut(usize::from(order)))
+        else {
             return;
         };
         let (next, previous) = (frame.next.load(Relaxed), frame.previous.load(Relaxed));
@@ -675,10 +649,7 @@ mod tests {
         let mut allocator = FrameAllocator::new(&frames);
         allocator.add_range(0, 16).unwrap();
         let block = allocator.alloc(3).unwrap();
-        assert_eq!(
-            allocator.split_allocated(block, 2),
-            Err(FrameError::NotABlock)
-        );
+        assert_eq!(allocator.split_allocated(block, 2), Err(FrameError::NotABlock));
         allocator.split_allocated(block, 3).unwrap();
         assert_eq!(allocator.free(block, 3), Err(FrameError::NotABlock));
         for index in block..block + 8 {
@@ -705,22 +676,11 @@ mod tests {
             // Swings between nearly full and nearly empty.
             let filling = step / 10_000 % 2 == 0;
             if random.below(10) < if filling { 7 } else { 3 } {
-                let order = if random.below(3) == 0 {
-                    random.below(11) as u8
-                } else {
-                    0
-                };
+                let order = if random.below(3) == 0 { random.below(11) as u8 } else { 0 };
                 if let Some(index) = allocator.alloc(order) {
                     let end = index + (1 << order);
-                    assert!(
-                        !frames[index as usize..end as usize]
-                            .iter()
-                            .any(Frame::is_reserved)
-                    );
-                    let before = model
-                        .range(..end)
-                        .next_back()
-                        .map_or(0, |(at, order)| at + (1 << order));
+                    assert!(!frames[index as usize..end as usize].iter().any(Frame::is_reserved));
+                    let before = model.range(..end).next_back().map_or(0, |(at, order)| at + (1 << order));
                     assert!(before <= index, "block at {index} handed out twice");
                     model.insert(index, order);
                     used += 1 << order;

@@ -58,9 +58,7 @@ impl<V> Default for RangeMap<V> {
 impl<V> RangeMap<V> {
     /// An empty map.
     pub const fn new() -> Self {
-        Self {
-            ranges: BTreeMap::new(),
-        }
+        Self { ranges: BTreeMap::new() }
     }
 
     /// Number of ranges.
@@ -94,25 +92,18 @@ impl<V> RangeMap<V> {
 
     /// Every range in ascending order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (Range<u64>, &V)> {
-        self.ranges
-            .iter()
-            .map(|(&start, (end, value))| (start..*end, value))
+        self.ranges.iter().map(|(&start, (end, value))| (start..*end, value))
     }
 
     /// Every range that shares an address with `range`, ascending and *unclipped*: the first and the last
     /// may reach beyond `range`.
-    pub fn iter_range(
-        &self,
-        range: Range<u64>,
-    ) -> impl DoubleEndedIterator<Item = (Range<u64>, &V)> {
+    pub fn iter_range(&self, range: Range<u64>) -> impl DoubleEndedIterator<Item = (Range<u64>, &V)> {
         let first = match self.get(range.start) {
             Some((found, _)) if range.start < range.end => found.start,
             _ => range.start,
         };
         // `BTreeMap::range` does not accept an end below the start.
-        self.ranges
-            .range(first..range.end.max(first))
-            .map(|(&start, (end, value))| (start..*end, value))
+        self.ranges.range(first..range.end.max(first)).map(|(&start, (end, value))| (start..*end, value))
     }
 
     /// Whether every address of `range` is in some range. An empty `range` is covered.
@@ -245,11 +236,7 @@ impl<V: RangeValue> RangeMap<V> {
 
     /// Joins neighbours from the range before `range` to the one that starts at its end.
     fn merge(&mut self, range: Range<u64>) {
-        let before = self
-            .ranges
-            .range(..range.start)
-            .next_back()
-            .map(|(&start, _)| start);
+        let before = self.ranges.range(..range.start).next_back().map(|(&start, _)| start);
         let mut current = before.unwrap_or(range.start);
         loop {
             let joined = match self.ranges.get(&current) {
@@ -290,10 +277,7 @@ mod tests {
 
     impl RangeValue for Mapping {
         fn skip(&self, delta: u64) -> Self {
-            Self {
-                offset: self.offset + delta,
-                ..*self
-            }
+            Self { offset: self.offset + delta, ..*self }
         }
         fn continues(&self, len: u64, next: &Self) -> bool {
             *next == self.skip(len)
@@ -301,11 +285,7 @@ mod tests {
     }
 
     fn mapping(file: u32, offset: u64) -> Mapping {
-        Mapping {
-            file,
-            offset,
-            protection: 5,
-        }
+        Mapping { file, offset, protection: 5 }
     }
 
     fn all(map: &RangeMap<Mapping>) -> Vec<(Range<u64>, Mapping)> {
@@ -351,10 +331,7 @@ mod tests {
         let mut map = RangeMap::new();
         map.insert(100..200, mapping(1, 1000)).unwrap();
         assert_eq!(map.remove(140..160), [(140..160, mapping(1, 1040))]);
-        assert_eq!(
-            all(&map),
-            [(100..140, mapping(1, 1000)), (160..200, mapping(1, 1060))]
-        );
+        assert_eq!(all(&map), [(100..140, mapping(1, 1000)), (160..200, mapping(1, 1060))]);
     }
 
     #[test]
@@ -364,14 +341,7 @@ mod tests {
         map.insert(20..30, mapping(2, 0)).unwrap();
         map.insert(40..50, mapping(3, 0)).unwrap();
         let removed = map.remove(5..45);
-        assert_eq!(
-            removed,
-            [
-                (5..10, mapping(1, 5)),
-                (20..30, mapping(2, 0)),
-                (40..45, mapping(3, 0))
-            ]
-        );
+        assert_eq!(removed, [(5..10, mapping(1, 5)), (20..30, mapping(2, 0)), (40..45, mapping(3, 0))]);
         assert_eq!(all(&map), [(0..5, mapping(1, 0)), (45..50, mapping(3, 5))]);
         assert!(map.remove(5..45).is_empty());
     }
@@ -382,14 +352,7 @@ mod tests {
         map.insert(0..100, mapping(1, 0)).unwrap();
         map.update(40..60, |value| value.protection = 1);
         assert_eq!(map.len(), 3);
-        assert_eq!(
-            map.get(40).unwrap().1,
-            &Mapping {
-                file: 1,
-                offset: 40,
-                protection: 1
-            }
-        );
+        assert_eq!(map.get(40).unwrap().1, &Mapping { file: 1, offset: 40, protection: 1 });
         map.update(40..60, |value| value.protection = 5);
         assert_eq!(all(&map), [(0..100, mapping(1, 0))]);
     }
@@ -436,12 +399,7 @@ mod tests {
         map.insert(20..30, mapping(2, 0)).unwrap();
         map.insert(31..40, mapping(3, 0)).unwrap();
         assert!(map.covered(10..30) && map.covered(15..25));
-        assert!(
-            !map.covered(9..30)
-                && !map.covered(10..31)
-                && !map.covered(15..35)
-                && !map.covered(39..41)
-        );
+        assert!(!map.covered(9..30) && !map.covered(10..31) && !map.covered(15..35) && !map.covered(39..41));
         assert!(map.is_free(30..31) && map.is_free(0..10) && !map.is_free(29..31));
     }
 
@@ -456,20 +414,14 @@ mod tests {
         assert_eq!(map.find_gap_below(100, 64, 0..450), Some(0));
         assert_eq!(map.find_gap_below(101, 1, 0..450), None);
         assert_eq!(map.find_gap_above(50, 1, 0..500), Some(0));
-        assert_eq!(
-            map.find_gap_above(40, 64, 60..500),
-            Some(200u64.next_multiple_of(64))
-        );
+        assert_eq!(map.find_gap_above(40, 64, 60..500), Some(200u64.next_multiple_of(64)));
         assert_eq!(map.find_gap_above(100, 1, 10..500), Some(200));
         assert_eq!(map.find_gap_above(101, 1, 10..500), None);
         assert_eq!(map.find_gap_above(100, 1, 350..500), Some(400));
         assert_eq!(map.find_gap_above(0, 1, 0..500), None);
         assert_eq!(map.find_gap_below(u64::MAX, 1, 0..500), None);
         assert_eq!(map.find_gap_above(2, 1 << 63, 1..u64::MAX), Some(1 << 63));
-        assert_eq!(
-            map.find_gap_above(2, 1 << 63, (1 << 63) + 1..u64::MAX),
-            None
-        );
+        assert_eq!(map.find_gap_above(2, 1 << 63, (1 << 63) + 1..u64::MAX), None);
     }
 
     #[test]
@@ -507,10 +459,7 @@ mod tests {
                 _ => {
                     let protection = random.below(2) as u8;
                     map.update(range, |value| value.protection = protection);
-                    model[cells]
-                        .iter_mut()
-                        .flatten()
-                        .for_each(|value| value.protection = protection);
+                    model[cells].iter_mut().flatten().for_each(|value| value.protection = protection);
                 }
             }
             let mut rebuilt = vec![None; SIZE as usize];
@@ -521,12 +470,8 @@ mod tests {
                 }
                 if let Some((before, its)) = previous {
                     assert!(before.end <= piece.start, "step {step}: ranges overlap");
-                    let joins = before.end == piece.start
-                        && its.continues(before.end - before.start, value);
-                    assert!(
-                        !joins,
-                        "step {step}: {before:?} and {piece:?} should be one"
-                    );
+                    let joins = before.end == piece.start && its.continues(before.end - before.start, value);
+                    assert!(!joins, "step {step}: {before:?} and {piece:?} should be one");
                 }
                 previous = Some((piece, *value));
             }
@@ -540,14 +485,8 @@ mod tests {
                     && address + len <= window.end
                     && (*address..address + len).all(|cell| model[cell as usize].is_none())
             };
-            assert_eq!(
-                map.find_gap_above(len, align, window.clone()),
-                window.clone().find(fits)
-            );
-            assert_eq!(
-                map.find_gap_below(len, align, window.clone()),
-                window.clone().rev().find(fits)
-            );
+            assert_eq!(map.find_gap_above(len, align, window.clone()), window.clone().find(fits));
+            assert_eq!(map.find_gap_below(len, align, window.clone()), window.clone().rev().find(fits));
             let covered = window.clone().all(|cell| model[cell as usize].is_some());
             assert_eq!(map.covered(window), covered);
         }

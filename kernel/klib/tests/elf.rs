@@ -11,11 +11,7 @@ const EM_X86_64: u16 = 62;
 const EM_AARCH64: u16 = 183;
 
 /// `e_machine` of the host's programs.
-const HOST_MACHINE: u16 = if cfg!(target_arch = "aarch64") {
-    EM_AARCH64
-} else {
-    EM_X86_64
-};
+const HOST_MACHINE: u16 = if cfg!(target_arch = "aarch64") { EM_AARCH64 } else { EM_X86_64 };
 
 fn parse(bytes: &[u8], machine: u16) -> Result<ElfImage, ElfError> {
     ElfImage::parse(&bytes, machine)
@@ -26,11 +22,7 @@ fn cross_compile(name: &str, options: &[&str]) -> Vec<u8> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let source = folder.join(format!("{name}.c"));
     let program: PathBuf = folder.join(name);
-    fs::write(
-        &source,
-        "int table[5000]; int start = 3; int main(void) { return table[start]; }\n",
-    )
-    .expect("write");
+    fs::write(&source, "int table[5000]; int start = 3; int main(void) { return table[start]; }\n").expect("write");
     let status = Command::new("aarch64-linux-gnu-gcc")
         .args(options)
         .arg("-o")
@@ -54,10 +46,7 @@ fn assert_loadable(image: &ElfImage, len: u64) {
         last_page = (segment.vaddr + segment.memsz).next_multiple_of(4096);
         assert!(image.load_span.contains(&segment.vaddr) && last_page <= image.load_span.end);
     }
-    assert_eq!(
-        (image.load_span.start % 4096, image.load_span.end % 4096),
-        (0, 0)
-    );
+    assert_eq!((image.load_span.start % 4096, image.load_span.end % 4096), (0, 0));
     assert!(image.load_span.end <= 0x8000_0000_0000);
     assert!(image.max_align >= 4096 && image.max_align.is_power_of_two());
 }
@@ -70,20 +59,10 @@ fn host_program_is_position_independent_with_an_interpreter() {
     assert_eq!(image.kind, ElfKind::Dyn);
     assert_eq!((image.phentsize, image.exec_stack), (56, false));
     assert_eq!(image.phdr_vaddr, 64);
-    let path = image
-        .read_interp(&&bytes[..])
-        .expect("read the interpreter")
-        .expect("has an interpreter");
+    let path = image.read_interp(&&bytes[..]).expect("read the interpreter").expect("has an interpreter");
     let path = String::from_utf8(path).expect("a path");
-    assert!(
-        path.starts_with("/lib") && path.contains("ld-linux"),
-        "{path}"
-    );
-    let entry = image
-        .segments
-        .iter()
-        .find(|s| (s.vaddr..s.vaddr + s.memsz).contains(&image.entry))
-        .expect("entry");
+    assert!(path.starts_with("/lib") && path.contains("ld-linux"), "{path}");
+    let entry = image.segments.iter().find(|s| (s.vaddr..s.vaddr + s.memsz).contains(&image.entry)).expect("entry");
     assert!(entry.execute && entry.read && !entry.write);
 
     let loader = fs::read(path).expect("read the interpreter");
@@ -99,9 +78,7 @@ fn every_program_of_the_host_parses() {
         let path = entry.expect("entry").path();
         let Ok(bytes) = fs::read(&path) else { continue };
         // Class, byte order and machine as the host's.
-        if !bytes.starts_with(b"\x7fELF\x02\x01")
-            || bytes.get(18..20) != Some(&HOST_MACHINE.to_le_bytes()[..])
-        {
+        if !bytes.starts_with(b"\x7fELF\x02\x01") || bytes.get(18..20) != Some(&HOST_MACHINE.to_le_bytes()[..]) {
             continue;
         }
         let image = parse(&bytes, HOST_MACHINE).unwrap_or_else(|error| panic!("{path:?}: {error}"));
@@ -120,12 +97,7 @@ fn cross_compiled_program_parses_for_its_machine_only() {
     let path = image.read_interp(&&bytes[..]).expect("read");
     assert_eq!(path.as_deref(), Some(&b"/lib/ld-linux-aarch64.so.1"[..]));
     assert_eq!(image.max_align, 0x10000);
-    assert!(
-        image
-            .segments
-            .iter()
-            .any(|segment| segment.write && segment.memsz > segment.filesz + 19_000)
-    );
+    assert!(image.segments.iter().any(|segment| segment.write && segment.memsz > segment.filesz + 19_000));
     assert_eq!(parse(&bytes, EM_X86_64), Err(ElfError::Machine(EM_AARCH64)));
 }
 
@@ -158,15 +130,8 @@ struct Header {
     align: u64,
 }
 
-const LOAD: Header = Header {
-    kind: 1,
-    flags: 5,
-    offset: 0,
-    vaddr: 0x10000,
-    filesz: 0x1000,
-    memsz: 0x1000,
-    align: 0x1000,
-};
+const LOAD: Header =
+    Header { kind: 1, flags: 5, offset: 0, vaddr: 0x10000, filesz: 0x1000, memsz: 0x1000, align: 0x1000 };
 
 /// An 8 KiB file with these program headers after the file header.
 fn file(headers: &[Header]) -> Vec<u8> {
@@ -185,14 +150,7 @@ fn file(headers: &[Header]) -> Vec<u8> {
     for header in headers {
         out.extend_from_slice(&header.kind.to_le_bytes());
         out.extend_from_slice(&header.flags.to_le_bytes());
-        for field in [
-            header.offset,
-            header.vaddr,
-            header.vaddr,
-            header.filesz,
-            header.memsz,
-            header.align,
-        ] {
+        for field in [header.offset, header.vaddr, header.vaddr, header.filesz, header.memsz, header.align] {
             out.extend_from_slice(&field.to_le_bytes());
         }
     }
@@ -227,14 +185,8 @@ fn damaged_file_headers_are_named() {
     assert_eq!(parse_with(56, &[0, 0]), Err(ElfError::ProgramHeaders));
     assert_eq!(parse_with(56, &[0xff, 0xff]), Err(ElfError::ProgramHeaders));
     assert_eq!(parse_with(32, &[0xff; 8]), Err(ElfError::Truncated));
-    assert_eq!(
-        parse_with(32, &8137u64.to_le_bytes()),
-        Err(ElfError::Truncated)
-    );
-    assert_eq!(
-        parse_with(24, &0x8000_0000_0000u64.to_le_bytes()),
-        Err(ElfError::Entry)
-    );
+    assert_eq!(parse_with(32, &8137u64.to_le_bytes()), Err(ElfError::Truncated));
+    assert_eq!(parse_with(24, &0x8000_0000_0000u64.to_le_bytes()), Err(ElfError::Entry));
 }
 
 #[test]
@@ -251,136 +203,38 @@ fn short_files_are_named() {
 
 #[test]
 fn damaged_segments_are_named() {
-    let second = Header {
-        vaddr: 0x20000,
-        ..LOAD
-    };
+    let second = Header { vaddr: 0x20000, ..LOAD };
     assert!(parse_headers(&[LOAD, second]).is_ok());
     assert_eq!(parse_headers(&[second, LOAD]), Err(ElfError::Overlap(1)));
     assert_eq!(parse_headers(&[LOAD, LOAD]), Err(ElfError::Overlap(1)));
     // On one page, if not on one byte.
-    let same_page = Header {
-        vaddr: 0x11fff,
-        offset: 0xfff,
-        filesz: 1,
-        memsz: 1,
-        ..LOAD
-    };
-    assert_eq!(
-        parse_headers(&[
-            Header {
-                memsz: 0x1001,
-                ..LOAD
-            },
-            same_page
-        ]),
-        Err(ElfError::Overlap(1))
-    );
+    let same_page = Header { vaddr: 0x11fff, offset: 0xfff, filesz: 1, memsz: 1, ..LOAD };
+    assert_eq!(parse_headers(&[Header { memsz: 0x1001, ..LOAD }, same_page]), Err(ElfError::Overlap(1)));
     assert!(parse_headers(&[LOAD, same_page]).is_ok());
+    assert_eq!(parse_headers(&[Header { filesz: 0x1001, ..LOAD }]), Err(ElfError::FileSize(0)));
+    assert_eq!(parse_headers(&[LOAD, Header { offset: 8, ..second }]), Err(ElfError::Misaligned(1)));
+    assert_eq!(parse_headers(&[Header { vaddr: 0x7fff_ffff_f000, memsz: 0x1001, ..LOAD }]), Err(ElfError::Range(0)));
+    assert!(parse_headers(&[Header { vaddr: 0x7fff_ffff_f000, ..LOAD }]).is_ok());
+    assert_eq!(parse_headers(&[Header { memsz: u64::MAX, ..LOAD }]), Err(ElfError::Range(0)));
+    assert_eq!(parse_headers(&[Header { vaddr: 0, ..LOAD }]), Err(ElfError::Range(0)), "page 0 of a fixed program");
+    assert_eq!(parse_headers(&[Header { offset: 0x1_0000, ..LOAD }]), Err(ElfError::Truncated));
+    assert_eq!(parse_headers(&[Header { offset: !0xfff, ..LOAD }]), Err(ElfError::Truncated));
+    assert_eq!(parse_headers(&[Header { align: 1 << 40, ..LOAD }]), Err(ElfError::Alignment(0)));
     assert_eq!(
-        parse_headers(&[Header {
-            filesz: 0x1001,
-            ..LOAD
-        }]),
-        Err(ElfError::FileSize(0))
-    );
-    assert_eq!(
-        parse_headers(&[
-            LOAD,
-            Header {
-                offset: 8,
-                ..second
-            }
-        ]),
-        Err(ElfError::Misaligned(1))
-    );
-    assert_eq!(
-        parse_headers(&[Header {
-            vaddr: 0x7fff_ffff_f000,
-            memsz: 0x1001,
-            ..LOAD
-        }]),
-        Err(ElfError::Range(0))
-    );
-    assert!(
-        parse_headers(&[Header {
-            vaddr: 0x7fff_ffff_f000,
-            ..LOAD
-        }])
-        .is_ok()
-    );
-    assert_eq!(
-        parse_headers(&[Header {
-            memsz: u64::MAX,
-            ..LOAD
-        }]),
-        Err(ElfError::Range(0))
-    );
-    assert_eq!(
-        parse_headers(&[Header { vaddr: 0, ..LOAD }]),
-        Err(ElfError::Range(0)),
-        "page 0 of a fixed program"
-    );
-    assert_eq!(
-        parse_headers(&[Header {
-            offset: 0x1_0000,
-            ..LOAD
-        }]),
-        Err(ElfError::Truncated)
-    );
-    assert_eq!(
-        parse_headers(&[Header {
-            offset: !0xfff,
-            ..LOAD
-        }]),
-        Err(ElfError::Truncated)
-    );
-    assert_eq!(
-        parse_headers(&[Header {
-            align: 1 << 40,
-            ..LOAD
-        }]),
-        Err(ElfError::Alignment(0))
-    );
-    assert_eq!(
-        parse_headers(&[
-            Header {
-                align: 1 << 40,
-                kind: 4,
-                ..LOAD
-            },
-            LOAD
-        ])
-        .map(|image| image.max_align),
+        parse_headers(&[Header { align: 1 << 40, kind: 4, ..LOAD }, LOAD]).map(|image| image.max_align),
         Ok(4096)
     );
-    assert_eq!(
-        parse_headers(&[Header { kind: 2, ..LOAD }]),
-        Err(ElfError::NoSegments)
-    );
+    assert_eq!(parse_headers(&[Header { kind: 2, ..LOAD }]), Err(ElfError::NoSegments));
 }
 
 #[test]
 fn empty_segments_are_left_out() {
-    let empty = Header {
-        filesz: 0,
-        memsz: 0,
-        vaddr: 0,
-        offset: 3,
-        ..LOAD
-    };
+    let empty = Header { filesz: 0, memsz: 0, vaddr: 0, offset: 3, ..LOAD };
     let image = parse_headers(&[empty, LOAD, empty]).expect("parse");
     assert_eq!(image.segments.len(), 1);
     assert_eq!(parse_headers(&[empty]), Err(ElfError::NoSegments));
     // Nothing comes from the file, so its offset does not matter.
-    let zeros = Header {
-        filesz: 0,
-        memsz: 0x3001,
-        vaddr: 0x20010,
-        offset: u64::MAX,
-        flags: 6,
-        ..LOAD
-    };
+    let zeros = Header { filesz: 0, memsz: 0x3001, vaddr: 0x20010, offset: u64::MAX, flags: 6, ..LOAD };
     let image = parse_headers(&[LOAD, zeros]).expect("parse");
     assert_eq!(image.load_span, 0x10000..0x24000);
     assert!(!image.segments[1].execute && image.segments[1].write);
@@ -389,86 +243,30 @@ fn empty_segments_are_left_out() {
 #[test]
 fn program_header_address_is_zero_when_not_loaded() {
     assert_eq!(parse_headers(&[LOAD]).expect("parse").phdr_vaddr, 0x10040);
-    let image = parse_headers(&[Header {
-        offset: 0x1000,
-        ..LOAD
-    }])
-    .expect("parse");
+    let image = parse_headers(&[Header { offset: 0x1000, ..LOAD }]).expect("parse");
     assert_eq!(image.phdr_vaddr, 0);
     // The segment ends within the table.
-    let image = parse_headers(&[Header {
-        filesz: 100,
-        ..LOAD
-    }])
-    .expect("parse");
+    let image = parse_headers(&[Header { filesz: 100, ..LOAD }]).expect("parse");
     assert_eq!(image.phdr_vaddr, 0);
 }
 
 #[test]
 fn interpreter_path_is_checked() {
-    let interp = Header {
-        kind: 3,
-        offset: 0x1800,
-        filesz: 6,
-        ..LOAD
-    };
+    let interp = Header { kind: 3, offset: 0x1800, filesz: 6, ..LOAD };
     let with_path = |header: Header, path: &[u8]| {
         let mut bytes = file(&[header, LOAD]);
         bytes[0x1800..0x1800 + path.len()].copy_from_slice(path);
         let image = parse(&bytes, EM_AARCH64)?;
         image.read_interp(&&bytes[..])
     };
-    assert_eq!(
-        with_path(interp, b"/ld.so\0"),
-        Err(ElfError::Interpreter),
-        "no NUL at its end"
-    );
-    assert_eq!(
-        with_path(
-            Header {
-                filesz: 7,
-                ..interp
-            },
-            b"/ld.so\0"
-        ),
-        Ok(Some(b"/ld.so".to_vec()))
-    );
-    assert_eq!(
-        with_path(
-            Header {
-                filesz: 7,
-                ..interp
-            },
-            b"/l\0.so\0"
-        ),
-        Ok(Some(b"/l".to_vec()))
-    );
+    assert_eq!(with_path(interp, b"/ld.so\0"), Err(ElfError::Interpreter), "no NUL at its end");
+    assert_eq!(with_path(Header { filesz: 7, ..interp }, b"/ld.so\0"), Ok(Some(b"/ld.so".to_vec())));
+    assert_eq!(with_path(Header { filesz: 7, ..interp }, b"/l\0.so\0"), Ok(Some(b"/l".to_vec())));
     for filesz in [0, 1, 4097, u64::MAX] {
-        assert_eq!(
-            with_path(Header { filesz, ..interp }, b"/ld.so\0"),
-            Err(ElfError::Interpreter)
-        );
+        assert_eq!(with_path(Header { filesz, ..interp }, b"/ld.so\0"), Err(ElfError::Interpreter));
     }
-    assert_eq!(
-        with_path(
-            Header {
-                offset: 8190,
-                ..interp
-            },
-            b""
-        ),
-        Err(ElfError::Truncated)
-    );
-    assert_eq!(
-        with_path(
-            Header {
-                offset: u64::MAX,
-                ..interp
-            },
-            b""
-        ),
-        Err(ElfError::Truncated)
-    );
+    assert_eq!(with_path(Header { offset: 8190, ..interp }, b""), Err(ElfError::Truncated));
+    assert_eq!(with_path(Header { offset: u64::MAX, ..interp }, b""), Err(ElfError::Truncated));
 }
 
 #[test]
@@ -486,10 +284,7 @@ fn read_errors_are_passed_on() {
         }
     }
     for good in [0, 16, 64] {
-        assert_eq!(
-            ElfImage::parse(&Broken(good), EM_AARCH64),
-            Err(ElfError::Read)
-        );
+        assert_eq!(ElfImage::parse(&Broken(good), EM_AARCH64), Err(ElfError::Read));
     }
     assert!(ElfImage::parse(&Broken(65), EM_AARCH64).is_ok());
 }
@@ -499,34 +294,12 @@ fn interpreter_line_is_split_as_execve_describes() {
     let line = |text: &'static [u8]| interpreter_line(text);
     assert_eq!(line(b"#!/bin/sh\necho"), Some((&b"/bin/sh"[..], None)));
     assert_eq!(line(b"#! \t/bin/sh \t\n"), Some((&b"/bin/sh"[..], None)));
-    assert_eq!(
-        line(b"#!/usr/bin/env python3 -u\t \nx"),
-        Some((&b"/usr/bin/env"[..], Some(&b"python3 -u"[..])))
-    );
-    assert_eq!(
-        line(b"#!/bin/sh"),
-        Some((&b"/bin/sh"[..], None)),
-        "a file without a newline"
-    );
-    assert_eq!(
-        line(b"#!/bin/sh -e"),
-        Some((&b"/bin/sh"[..], Some(&b"-e"[..])))
-    );
+    assert_eq!(line(b"#!/usr/bin/env python3 -u\t \nx"), Some((&b"/usr/bin/env"[..], Some(&b"python3 -u"[..]))));
+    assert_eq!(line(b"#!/bin/sh"), Some((&b"/bin/sh"[..], None)), "a file without a newline");
+    assert_eq!(line(b"#!/bin/sh -e"), Some((&b"/bin/sh"[..], Some(&b"-e"[..]))));
     assert_eq!(line(b"#!/bin/sh\0-e\n"), Some((&b"/bin/sh"[..], None)));
-    assert_eq!(
-        line(b"#!/bin/sh -e\0x\n"),
-        Some((&b"/bin/sh"[..], Some(&b"-e"[..])))
-    );
-    for bad in [
-        &b""[..],
-        b"#",
-        b"#!",
-        b"#!\n/bin/sh",
-        b"#!  \t\nx",
-        b"#!   ",
-        b"x#!/bin/sh\n",
-        b"#!\0/bin/sh\n",
-    ] {
+    assert_eq!(line(b"#!/bin/sh -e\0x\n"), Some((&b"/bin/sh"[..], Some(&b"-e"[..]))));
+    for bad in [&b""[..], b"#", b"#!", b"#!\n/bin/sh", b"#!  \t\nx", b"#!   ", b"x#!/bin/sh\n", b"#!\0/bin/sh\n"] {
         assert_eq!(interpreter_line(bad), None, "{bad:?}");
     }
 }
@@ -534,21 +307,11 @@ fn interpreter_line_is_split_as_execve_describes() {
 #[test]
 fn interpreter_line_longer_than_the_head_is_cut_or_refused() {
     let path_only = [b"#!/".to_vec(), vec![b'p'; 300]].concat();
-    assert_eq!(
-        interpreter_line(&path_only),
-        None,
-        "the path may be cut off"
-    );
+    assert_eq!(interpreter_line(&path_only), None, "the path may be cut off");
     assert_eq!(interpreter_line(&path_only[..256]), None);
-    assert!(
-        interpreter_line(&path_only[..255]).is_some(),
-        "this is the whole file"
-    );
+    assert!(interpreter_line(&path_only[..255]).is_some(), "this is the whole file");
     let long_argument = [b"#!/bin/sh ".to_vec(), vec![b'a'; 300]].concat();
-    assert_eq!(
-        interpreter_line(&long_argument),
-        Some((&b"/bin/sh"[..], Some(&[b'a'; 246][..])))
-    );
+    assert_eq!(interpreter_line(&long_argument), Some((&b"/bin/sh"[..], Some(&[b'a'; 246][..]))));
     let blank = [b"#!".to_vec(), vec![b' '; 300]].concat();
     assert_eq!(interpreter_line(&blank), None);
 }
@@ -556,25 +319,14 @@ fn interpreter_line_longer_than_the_head_is_cut_or_refused() {
 #[test]
 fn programs_and_scripts_are_told_apart() {
     assert_eq!(identify(b"\x7fELF\x02\x01"), Some(ScriptOrElf::Elf));
-    assert_eq!(
-        identify(b"#!/x y\n"),
-        Some(ScriptOrElf::Script {
-            interpreter: b"/x",
-            argument: Some(b"y")
-        })
-    );
+    assert_eq!(identify(b"#!/x y\n"), Some(ScriptOrElf::Script { interpreter: b"/x", argument: Some(b"y") }));
     assert_eq!(identify(b"MZ"), None);
     assert_eq!(identify(b""), None);
 }
 
 #[test]
 fn every_error_has_a_line() {
-    for error in [
-        ElfError::Magic,
-        ElfError::Machine(3),
-        ElfError::Overlap(2),
-        ElfError::Truncated,
-    ] {
+    for error in [ElfError::Magic, ElfError::Machine(3), ElfError::Overlap(2), ElfError::Truncated] {
         let line = error.to_string();
         assert!(line.contains("ELF") && !line.contains('\n'), "{line}");
     }

@@ -20,20 +20,10 @@ fn assert_promises(image: &ElfImage, len: u64) {
         assert!(segment.memsz > 0 && segment.filesz <= segment.memsz);
         let first_page = segment.vaddr / 4096 * 4096;
         assert!(first_page >= end, "no two segments share a page");
-        end = segment
-            .vaddr
-            .checked_add(segment.memsz)
-            .expect("no overflow")
-            .next_multiple_of(4096);
+        end = segment.vaddr.checked_add(segment.memsz).expect("no overflow").next_multiple_of(4096);
         if segment.filesz > 0 {
             assert_eq!(segment.vaddr % 4096, segment.offset % 4096);
-            assert!(
-                segment
-                    .offset
-                    .checked_add(segment.filesz)
-                    .expect("no overflow")
-                    <= len
-            );
+            assert!(segment.offset.checked_add(segment.filesz).expect("no overflow") <= len);
         }
     }
     assert_eq!(end, image.load_span.end);
@@ -42,9 +32,7 @@ fn assert_promises(image: &ElfImage, len: u64) {
     assert!(image.max_align.is_power_of_two() && (4096..=1 << 30).contains(&image.max_align));
     assert!(image.phdr_vaddr == 0 || image.load_span.contains(&image.phdr_vaddr));
     if let Some((offset, size)) = image.interp {
-        assert!(
-            (2..=4096).contains(&size) && offset.checked_add(size).expect("no overflow") <= len
-        );
+        assert!((2..=4096).contains(&size) && offset.checked_add(size).expect("no overflow") <= len);
     }
 }
 
@@ -58,22 +46,16 @@ fn damaged_programs_are_survived() {
     for iteration in 0..iterations(20_000) {
         bytes.clear();
         bytes.extend_from_slice(&whole);
-        damage(
-            &mut bytes,
-            &mut random,
-            &mut |random| match random.below(4) {
-                0 => random.below(64),
-                _ => 64 + random.below(14 * 56),
-            },
-        );
+        damage(&mut bytes, &mut random, &mut |random| match random.below(4) {
+            0 => random.below(64),
+            _ => 64 + random.below(14 * 56),
+        });
         let started = Instant::now();
         match ElfImage::parse(&&bytes[..], machine) {
             Ok(image) => {
                 good += 1;
                 assert_promises(&image, bytes.len() as u64);
-                let _ = image
-                    .read_interp(&&bytes[..])
-                    .expect("the path is in the file");
+                let _ = image.read_interp(&&bytes[..]).expect("the path is in the file");
             }
             Err(error) => {
                 bad += 1;
@@ -98,15 +80,9 @@ fn damaged_script_heads_are_survived() {
         damage(&mut bytes, &mut random, &mut |random| random.below(40));
         if let Some((path, argument)) = interpreter_line(&bytes) {
             assert!(!path.is_empty() && path.len() < SCRIPT_HEAD);
-            assert!(
-                !path
-                    .iter()
-                    .any(|byte| matches!(byte, b' ' | b'\t' | b'\n' | 0))
-            );
+            assert!(!path.iter().any(|byte| matches!(byte, b' ' | b'\t' | b'\n' | 0)));
             if let Some(argument) = argument {
-                assert!(
-                    !argument.is_empty() && !argument.contains(&b'\n') && !argument.contains(&0)
-                );
+                assert!(!argument.is_empty() && !argument.contains(&b'\n') && !argument.contains(&0));
                 assert!(!matches!(argument[0], b' ' | b'\t'));
             }
             assert!(identify(&bytes).is_some());

@@ -29,8 +29,7 @@ fn awkward_tree() -> &'static Path {
 
 fn fill_awkward_tree(root: &Path) {
     small_tree(root);
-    let write =
-        |name: &str, data: &[u8]| fs::write(root.join(name), data).expect("write a test file");
+    let write = |name: &str, data: &[u8]| fs::write(root.join(name), data).expect("write a test file");
     write("text-large", &text(3_000_000));
     write("noise-large", &noise(500_000, 3));
     write("mixture-large", &mixture(1_500_001));
@@ -43,9 +42,7 @@ fn fill_awkward_tree(root: &Path) {
     let sparse = File::create(root.join("sparse")).expect("create a file");
     sparse.set_len(24 << 20).expect("set a length");
     sparse.write_all_at(b"start", 0).expect("write");
-    sparse
-        .write_all_at(&text(10_000), 5_000_003)
-        .expect("write");
+    sparse.write_all_at(&text(10_000), 5_000_003).expect("write");
     sparse.write_all_at(b"end", (24 << 20) - 3).expect("write");
 
     fs::create_dir(root.join("many")).expect("create a folder");
@@ -55,15 +52,9 @@ fn fill_awkward_tree(root: &Path) {
         write(&format!("many/{name}"), format!("{index}").as_bytes());
     }
     let _ = UnixListener::bind(root.join("socket"));
-    Command::new("mkfifo")
-        .arg(root.join("pipe"))
-        .status()
-        .expect("start mkfifo");
+    Command::new("mkfifo").arg(root.join("pipe")).status().expect("start mkfifo");
     // Needs root; without it the tree has no device, and the comparison none to compare.
-    let _ = Command::new("mknod")
-        .arg(root.join("device"))
-        .args(["c", "511", "70000"])
-        .output();
+    let _ = Command::new("mknod").arg(root.join("device")).args(["c", "511", "70000"]).output();
 }
 
 /// All names of a directory with their inode numbers and kinds, read in pieces of three entries.
@@ -78,11 +69,7 @@ fn list(fs: &Erofs<'_>, dir: &Inode) -> Vec<(Vec<u8>, u64, FileKind)> {
             all.len() < before + 3
         })
         .expect("list a directory");
-        assert_eq!(
-            cookie,
-            all.len() as u64,
-            "a cookie is the index of the next entry"
-        );
+        assert_eq!(cookie, all.len() as u64, "a cookie is the index of the next entry");
         if all.len() == before {
             return all;
         }
@@ -120,17 +107,10 @@ fn compare(fs: &Erofs<'_>, dir: &Inode, host: &Path, seen: &mut Seen<'_>) {
 
     for (name, nid, kind) in &listed {
         assert_eq!(fs.lookup(dir, name), Ok(Some(*nid)), "lookup in {host:?}");
-        for missing in [
-            [name.as_slice(), b"~"].concat(),
-            name[..name.len() - 1].to_vec(),
-            [b"\0", &name[..]].concat(),
-        ] {
+        for missing in [[name.as_slice(), b"~"].concat(), name[..name.len() - 1].to_vec(), [b"\0", &name[..]].concat()]
+        {
             if !expected.contains(&missing) {
-                assert_eq!(
-                    fs.lookup(dir, &missing),
-                    Ok(None),
-                    "lookup of a missing name in {host:?}"
-                );
+                assert_eq!(fs.lookup(dir, &missing), Ok(None), "lookup of a missing name in {host:?}");
             }
         }
         let inode = fs.inode(*nid).expect("read an inode");
@@ -143,11 +123,7 @@ fn compare(fs: &Erofs<'_>, dir: &Inode, host: &Path, seen: &mut Seen<'_>) {
         let path = host.join(std::ffi::OsStr::from_bytes(name));
         let meta = fs::symlink_metadata(&path).expect("host metadata");
         assert_eq!(u32::from(inode.mode), meta.mode(), "mode of {path:?}");
-        assert_eq!(
-            (inode.uid, inode.gid),
-            (meta.uid(), meta.gid()),
-            "owner of {path:?}"
-        );
+        assert_eq!((inode.uid, inode.gid), (meta.uid(), meta.gid()), "owner of {path:?}");
         assert_eq!(inode.mtime as i64, meta.mtime(), "time of {path:?}");
         let file_type = meta.file_type();
         if file_type.is_dir() {
@@ -164,23 +140,13 @@ fn compare(fs: &Erofs<'_>, dir: &Inode, host: &Path, seen: &mut Seen<'_>) {
             let target = fs::read_link(&path).expect("read a host link");
             compare_data(fs, &inode, target.as_os_str().as_bytes(), &path, seen);
         } else if file_type.is_file() {
-            compare_data(
-                fs,
-                &inode,
-                &fs::read(&path).expect("read a host file"),
-                &path,
-                seen,
-            );
+            compare_data(fs, &inode, &fs::read(&path).expect("read a host file"), &path, seen);
         } else {
             assert_eq!(inode.size, 0);
             assert_eq!(fs.read_at(&inode, 0, &mut [0; 8]), Ok(0));
             if file_type.is_char_device() {
                 // st_rdev of the host has the same bits, for numbers that fit 32 of them.
-                assert_eq!(
-                    u64::from(inode.rdev),
-                    meta.rdev(),
-                    "device number of {path:?}"
-                );
+                assert_eq!(u64::from(inode.rdev), meta.rdev(), "device number of {path:?}");
             } else {
                 assert_eq!(inode.rdev, 0);
             }
@@ -195,37 +161,21 @@ fn compare_data(fs: &Erofs<'_>, inode: &Inode, expected: &[u8], path: &Path, see
     seen.counts.compressed += u32::from(inode.is_compressed());
 
     let mut whole = vec![0xaa; expected.len() + 10];
-    assert_eq!(
-        fs.read_at(inode, 0, &mut whole),
-        Ok(expected.len()),
-        "read {path:?}"
-    );
+    assert_eq!(fs.read_at(inode, 0, &mut whole), Ok(expected.len()), "read {path:?}");
     assert!(whole[..expected.len()] == *expected, "bytes of {path:?}");
-    assert_eq!(
-        whole[expected.len()..],
-        [0xaa; 10],
-        "nothing is written past the end of {path:?}"
-    );
+    assert_eq!(whole[expected.len()..], [0xaa; 10], "nothing is written past the end of {path:?}");
     for past in [len, len + 1, len + 5000, u64::MAX] {
         assert_eq!(fs.read_at(inode, past, &mut whole), Ok(0));
         assert_eq!(fs.slice_at(inode, past), Ok(Some(&[][..])));
         assert_eq!(fs.page_in_place(inode, past.div_ceil(4096)), Ok(None));
-        assert_eq!(
-            fs.extent_at(inode, past).map(|extent| extent.data.len()),
-            Ok(0)
-        );
+        assert_eq!(fs.extent_at(inode, past).map(|extent| extent.data.len()), Ok(0));
     }
     let step = (expected.len() / 37).max(1);
     for start in (0..expected.len()).step_by(step) {
         let mut piece = [0; 5003];
-        let count = fs
-            .read_at(inode, start as u64, &mut piece)
-            .expect("read a piece");
+        let count = fs.read_at(inode, start as u64, &mut piece).expect("read a piece");
         assert_eq!(count, piece.len().min(expected.len() - start));
-        assert!(
-            piece[..count] == expected[start..start + count],
-            "piece at {start} of {path:?}"
-        );
+        assert!(piece[..count] == expected[start..start + count], "piece at {start} of {path:?}");
     }
 
     let mut at = 0;
@@ -233,19 +183,13 @@ fn compare_data(fs: &Erofs<'_>, inode: &Inode, expected: &[u8], path: &Path, see
         match fs.slice_at(inode, at as u64).expect("slice") {
             Some(slice) => {
                 assert!(!inode.is_compressed() && !slice.is_empty());
-                assert!(
-                    *slice == expected[at..at + slice.len()],
-                    "slice at {at} of {path:?}"
-                );
+                assert!(*slice == expected[at..at + slice.len()], "slice at {at} of {path:?}");
                 at += slice.len();
             }
             None => {
                 let next = (at + 1).next_multiple_of(4096).min(expected.len());
                 let is_hole = expected[at..next].iter().all(|byte| *byte == 0);
-                assert!(
-                    inode.is_compressed() || is_hole,
-                    "data at {at} of {path:?} is in place"
-                );
+                assert!(inode.is_compressed() || is_hole, "data at {at} of {path:?} is in place");
                 at = next;
             }
         }
@@ -256,15 +200,9 @@ fn compare_data(fs: &Erofs<'_>, inode: &Inode, expected: &[u8], path: &Path, see
         let extent = fs.extent_at(inode, at as u64).expect("extent");
         assert!(extent.start <= at as u64 && !extent.data.is_empty());
         let start = extent.start as usize;
-        assert!(
-            extent.data == expected[start..start + extent.data.len()],
-            "extent at {at} of {path:?}"
-        );
+        assert!(extent.data == expected[start..start + extent.data.len()], "extent at {at} of {path:?}");
         let middle = start + extent.data.len() / 2;
-        assert_eq!(
-            fs.extent_at(inode, middle as u64).expect("extent").start,
-            extent.start
-        );
+        assert_eq!(fs.extent_at(inode, middle as u64).expect("extent").start, extent.start);
         at = start + extent.data.len();
     }
 
@@ -278,14 +216,8 @@ fn compare_data(fs: &Erofs<'_>, inode: &Inode, expected: &[u8], path: &Path, see
         let start = page as usize * 4096;
         let used = (expected.len() - start).min(4096);
         let mapped = &seen.image[place..place + 4096];
-        assert!(
-            mapped[..used] == expected[start..start + used],
-            "page {page} of {path:?}"
-        );
-        assert!(
-            mapped[used..].iter().all(|byte| *byte == 0),
-            "the rest of the last page of {path:?} is zero"
-        );
+        assert!(mapped[..used] == expected[start..start + used], "page {page} of {path:?}");
+        assert!(mapped[used..].iter().all(|byte| *byte == 0), "the rest of the last page of {path:?} is zero");
         seen.counts.last_pages_mapped += u32::from(used < 4096);
     }
 }
@@ -296,10 +228,7 @@ fn check(options: &[&str]) -> Counts {
     let image = make_image(tree, options);
     let fs = Erofs::new(&image).expect("open the image");
     let root = fs.root().expect("read the root");
-    let mut seen = Seen {
-        image: &image,
-        ..Seen::default()
-    };
+    let mut seen = Seen { image: &image, ..Seen::default() };
     compare(&fs, &root, tree, &mut seen);
     assert!(seen.counts.files > 5150);
     assert!(!seen.links.is_empty());
@@ -368,11 +297,7 @@ fn lz4_image_with_short_extents_equals_the_host_tree() {
 fn mixed_image_from_compress_hints_equals_the_host_tree() {
     let scratch = Scratch::new("hints");
     let hints = scratch.0.join("hints");
-    fs::write(
-        &hints,
-        "0 text-large\n0 sparse\n16384 zeros\n65536 mixture\n4096 .*\n",
-    )
-    .expect("write the hints");
+    fs::write(&hints, "0 text-large\n0 sparse\n16384 zeros\n65536 mixture\n4096 .*\n").expect("write the hints");
     let option = format!("--compress-hints={}", hints.display());
     let seen = check(&["-zlz4hc", &option]);
     assert!(seen.compressed > 5);
@@ -398,14 +323,8 @@ fn consecutive_blocks_are_one_slice() {
     for options in [&["-Enoinline_data"][..], &["--chunksize=4096"]] {
         let image = make_image(&tree.0, options);
         let fs = Erofs::new(&image).expect("open the image");
-        let nid = fs
-            .lookup(&fs.root().expect("root"), b"file")
-            .expect("lookup")
-            .expect("found");
-        let slice = fs
-            .slice_at(&fs.inode(nid).expect("inode"), 100)
-            .expect("slice")
-            .expect("in place");
+        let nid = fs.lookup(&fs.root().expect("root"), b"file").expect("lookup").expect("found");
+        let slice = fs.slice_at(&fs.inode(nid).expect("inode"), 100).expect("slice").expect("in place");
         assert_eq!(slice.len(), 999_900, "{options:?}");
     }
 }
@@ -416,16 +335,10 @@ fn file_as_directory_is_refused() {
     fs::write(tree.0.join("file"), b"x").expect("write");
     let image = make_image(&tree.0, &[]);
     let fs = Erofs::new(&image).expect("open the image");
-    let nid = fs
-        .lookup(&fs.root().expect("root"), b"file")
-        .expect("lookup")
-        .expect("found");
+    let nid = fs.lookup(&fs.root().expect("root"), b"file").expect("lookup").expect("found");
     let file = fs.inode(nid).expect("inode");
     assert_eq!(fs.lookup(&file, b"x"), Err(ErofsError::NotDirectory(nid)));
-    assert_eq!(
-        fs.read_dir(&file, 0, &mut |_| true),
-        Err(ErofsError::NotDirectory(nid))
-    );
+    assert_eq!(fs.read_dir(&file, 0, &mut |_| true), Err(ErofsError::NotDirectory(nid)));
     assert_eq!(fs.lookup(&fs.root().expect("root"), b""), Ok(None));
     assert_eq!(fs.lookup(&fs.root().expect("root"), &[b'x'; 300]), Ok(None));
 }
@@ -447,65 +360,29 @@ fn open_with(offset: usize, bytes: &[u8]) -> Result<(), ErofsError> {
 #[test]
 fn bad_superblocks_are_named() {
     assert_eq!(open_with(0, &[0xe2, 0xe1, 0xf5, 0xe0]), Ok(()));
-    assert_eq!(
-        open_with(0, b"\x7fELF"),
-        Err(ErofsError::Magic(u32::from_le_bytes(*b"\x7fELF")))
-    );
+    assert_eq!(open_with(0, b"\x7fELF"), Err(ErofsError::Magic(u32::from_le_bytes(*b"\x7fELF"))));
     assert_eq!(open_with(12, &[9]), Err(ErofsError::BlockSize(9)));
     assert_eq!(open_with(12, &[16]), Err(ErofsError::BlockSize(16)));
     assert_eq!(open_with(90, &[2]), Err(ErofsError::BlockSize(14)));
-    assert_eq!(
-        open_with(80, &0x20u32.to_le_bytes()),
-        Err(ErofsError::Features(0x20))
-    );
-    assert_eq!(
-        open_with(80, &0x8000_0081u32.to_le_bytes()),
-        Err(ErofsError::Features(0x8000_0080))
-    );
-    assert_eq!(
-        open_with(80, &[8, 0, 0, 0, 0, 0, 3]),
-        Err(ErofsError::ExtraDevices(3))
-    );
-    assert!(matches!(
-        open_with(36, &[255; 4]),
-        Err(ErofsError::Truncated { .. })
-    ));
-    assert!(matches!(
-        open_with(36, &[0; 4]),
-        Err(ErofsError::OutsideImage(_))
-    ));
-    assert!(matches!(
-        open_with(40, &[255; 4]),
-        Err(ErofsError::OutsideImage(_))
-    ));
-    assert!(matches!(
-        open_with(14, &[255; 2]),
-        Err(ErofsError::OutsideImage(_))
-    ));
+    assert_eq!(open_with(80, &0x20u32.to_le_bytes()), Err(ErofsError::Features(0x20)));
+    assert_eq!(open_with(80, &0x8000_0081u32.to_le_bytes()), Err(ErofsError::Features(0x8000_0080)));
+    assert_eq!(open_with(80, &[8, 0, 0, 0, 0, 0, 3]), Err(ErofsError::ExtraDevices(3)));
+    assert!(matches!(open_with(36, &[255; 4]), Err(ErofsError::Truncated { .. })));
+    assert!(matches!(open_with(36, &[0; 4]), Err(ErofsError::OutsideImage(_))));
+    assert!(matches!(open_with(40, &[255; 4]), Err(ErofsError::OutsideImage(_))));
+    assert!(matches!(open_with(14, &[255; 2]), Err(ErofsError::OutsideImage(_))));
 }
 
 #[test]
 fn short_and_empty_images_are_named() {
     let image = open_superblock();
     assert_eq!(Erofs::new(&[]).err(), Some(ErofsError::TooSmall(0)));
-    assert_eq!(
-        Erofs::new(&image[..1024]).err(),
-        Some(ErofsError::TooSmall(1024))
-    );
-    assert_eq!(
-        Erofs::new(&image[..4095]).err(),
-        Some(ErofsError::TooSmall(4095))
-    );
-    let truncated = ErofsError::Truncated {
-        expected: 4096 * 4096,
-        found: image.len() as u64,
-    };
+    assert_eq!(Erofs::new(&image[..1024]).err(), Some(ErofsError::TooSmall(1024)));
+    assert_eq!(Erofs::new(&image[..4095]).err(), Some(ErofsError::TooSmall(4095)));
+    let truncated = ErofsError::Truncated { expected: 4096 * 4096, found: image.len() as u64 };
     assert_eq!(open_with(36, &4096u32.to_le_bytes()), Err(truncated));
     let longer = [&image[..], &[1; 100]].concat();
-    assert!(
-        Erofs::new(&longer).is_ok(),
-        "bytes past the file system are ignored"
-    );
+    assert!(Erofs::new(&longer).is_ok(), "bytes past the file system are ignored");
 }
 
 #[test]
@@ -515,10 +392,7 @@ fn damaged_superblock_fails_its_checksum() {
     assert!(Erofs::new(&image).is_ok());
     // The volume name: no other check looks at it.
     image[1024 + 64] ^= 1;
-    assert!(matches!(
-        Erofs::new(&image),
-        Err(ErofsError::Checksum { .. })
-    ));
+    assert!(matches!(Erofs::new(&image), Err(ErofsError::Checksum { .. })));
 }
 
 #[test]
@@ -526,14 +400,8 @@ fn every_error_has_a_line() {
     let errors = [
         ErofsError::TooSmall(3),
         ErofsError::Magic(4),
-        ErofsError::Checksum {
-            stored: 1,
-            computed: 2,
-        },
-        ErofsError::Truncated {
-            expected: 5,
-            found: 4,
-        },
+        ErofsError::Checksum { stored: 1, computed: 2 },
+        ErofsError::Truncated { expected: 5, found: 4 },
         ErofsError::RootNotDirectory,
     ];
     for error in errors {
@@ -566,10 +434,7 @@ fn extended_attributes_are_skipped_and_null_blocks_are_holes() {
     put(4096 + 16 * 32, &(4u16 << 1).to_le_bytes());
     put(4096 + 16 * 32 + 4, &0o100_644u16.to_le_bytes());
     put(4096 + 16 * 32 + 8, &15_000u32.to_le_bytes());
-    put(
-        4096 + 17 * 32,
-        &[3, 0, 0, 0, 255, 255, 255, 255, 2, 0, 0, 0, 3, 0, 0, 0],
-    );
+    put(4096 + 17 * 32, &[3, 0, 0, 0, 255, 255, 255, 255, 2, 0, 0, 0, 3, 0, 0, 0]);
     put(8192, &[b'2'; 4096]);
     put(12288, &[b'3'; 4096]);
     let fs = Erofs::new(&image).expect("open the image");
@@ -586,27 +451,12 @@ fn extended_attributes_are_skipped_and_null_blocks_are_holes() {
     let mut data = [1; 20_000];
     assert_eq!(fs.read_at(&chunked, 0, &mut data), Ok(15_000));
     for (block, byte) in [b'3', 0, b'2', b'3'].iter().enumerate() {
-        assert!(
-            data[block * 4096..15_000.min(block * 4096 + 4096)]
-                .iter()
-                .all(|found| found == byte),
-            "block {block}"
-        );
+        assert!(data[block * 4096..15_000.min(block * 4096 + 4096)].iter().all(|found| found == byte), "block {block}");
     }
-    assert_eq!(
-        fs.slice_at(&chunked, 10)
-            .map(|slice| slice.map(<[u8]>::len)),
-        Ok(Some(4086))
-    );
+    assert_eq!(fs.slice_at(&chunked, 10).map(|slice| slice.map(<[u8]>::len)), Ok(Some(4086)));
     assert_eq!(fs.slice_at(&chunked, 4096), Ok(None));
-    assert_eq!(
-        fs.slice_at(&chunked, 8192)
-            .map(|slice| slice.map(<[u8]>::len)),
-        Ok(Some(15_000 - 8192))
-    );
-    let pages: Vec<_> = (0..4)
-        .map(|page| fs.page_in_place(&chunked, page))
-        .collect();
+    assert_eq!(fs.slice_at(&chunked, 8192).map(|slice| slice.map(<[u8]>::len)), Ok(Some(15_000 - 8192)));
+    let pages: Vec<_> = (0..4).map(|page| fs.page_in_place(&chunked, page)).collect();
     // The bytes past the end of the file in its last block are not zero here.
     assert_eq!(pages, [Ok(Some(12288)), Ok(None), Ok(Some(8192)), Ok(None)]);
     assert_eq!(fs.root().err(), Some(ErofsError::InodeMode(0)));

@@ -39,11 +39,7 @@ fn exercise(fs: &Erofs<'_>, image: &[u8], inode: &Inode, random: &mut Random, ta
         match fs.read_at(inode, offset, &mut buffer[..wanted]) {
             Ok(count) => {
                 let left = inode.size.saturating_sub(offset);
-                assert_eq!(
-                    count as u64,
-                    left.min(wanted as u64),
-                    "a read is short at the end only"
-                );
+                assert_eq!(count as u64, left.min(wanted as u64), "a read is short at the end only");
                 tally.good_reads += 1;
             }
             Err(_) => tally.bad_reads += 1,
@@ -75,9 +71,7 @@ fn walk(image: &[u8], first: &[u64], random: &mut Random, tally: &mut Tally) {
         }
     };
     tally.opened += 1;
-    let mut queue: Vec<u64> = (0..3)
-        .map(|_| random.next() % (image.len() as u64 / 32 + 2))
-        .collect();
+    let mut queue: Vec<u64> = (0..3).map(|_| random.next() % (image.len() as u64 / 32 + 2)).collect();
     queue.push(random.next());
     if let Ok(root) = fs.root() {
         queue.push(root.nid);
@@ -87,16 +81,9 @@ fn walk(image: &[u8], first: &[u64], random: &mut Random, tally: &mut Tally) {
         let Some(nid) = queue.pop() else { break };
         let Ok(inode) = fs.inode(nid) else { continue };
         exercise(&fs, image, &inode, random, tally);
-        let mut names: Vec<Vec<u8>> = vec![
-            b"text4097".to_vec(),
-            vec![random.next() as u8; random.below(300)],
-        ];
+        let mut names: Vec<Vec<u8>> = vec![b"text4097".to_vec(), vec![random.next() as u8; random.below(300)]];
         let mut listed = 0;
-        let cookie = if random.below(2) == 0 {
-            0
-        } else {
-            random.next() % 200
-        };
+        let cookie = if random.below(2) == 0 { 0 } else { random.next() % 200 };
         let _ = fs.read_dir(&inode, cookie, &mut |entry| {
             assert!(!entry.name.is_empty() && entry.name.len() <= 255);
             listed += 1;
@@ -140,72 +127,49 @@ fn all_inodes(fs: &Erofs<'_>) -> Vec<u64> {
 fn fuzz(seed: u64, options: &[&str]) {
     let tree = Scratch::new("fuzz-tree");
     small_tree(&tree.0);
-    fs::write(
-        tree.0.join("large"),
-        [text(300_000), noise(30_000, 5), mixture(100_000)].concat(),
-    )
-    .expect("write");
+    fs::write(tree.0.join("large"), [text(300_000), noise(30_000, 5), mixture(100_000)].concat()).expect("write");
     let all = [&["-Enosbcrc"], options].concat();
     let original = make_image(&tree.0, &all);
     let mut random = Random::new(seed);
     let mut tally = Tally::default();
     let mut inodes = all_inodes(&Erofs::new(&original).expect("open the image"));
     walk(&original, &inodes, &mut random, &mut tally);
-    assert_eq!(
-        tally.bad_reads, 0,
-        "the image is good before it is damaged: {tally:?}"
-    );
+    assert_eq!(tally.bad_reads, 0, "the image is good before it is damaged: {tally:?}");
 
     // Files with chunk tables and compression indexes get their share among the many tiny ones.
     let fs = Erofs::new(&original).expect("open the image");
-    let large: Vec<u64> = inodes
-        .iter()
-        .copied()
-        .filter(|nid| fs.inode(*nid).is_ok_and(|inode| inode.size >= 8192))
-        .collect();
+    let large: Vec<u64> =
+        inodes.iter().copied().filter(|nid| fs.inode(*nid).is_ok_and(|inode| inode.size >= 8192)).collect();
     inodes.extend(large.repeat(20));
 
-    let metadata_block =
-        u32::from_le_bytes(original[1064..1068].try_into().expect("4 bytes")) as usize;
-    let used: Vec<usize> = (0..original.len())
-        .filter(|at| original[*at] != 0)
-        .collect();
+    let metadata_block = u32::from_le_bytes(original[1064..1068].try_into().expect("4 bytes")) as usize;
+    let used: Vec<usize> = (0..original.len()).filter(|at| original[*at] != 0).collect();
     let mut image = Vec::new();
     let mut damaged = Vec::new();
     for iteration in 0..iterations(600) {
         image.clear();
         image.extend_from_slice(&original);
         damaged.clear();
-        damage(
-            &mut image,
-            &mut random,
-            &mut |random| match random.below(8) {
-                0 => 1024 + random.below(128),
-                1 => used[random.below(used.len())],
-                2 => random.below(3 * 4096),
-                _ => {
-                    // An inode, and what is behind it: inline data, a chunk table, a compression
-                    // index.
-                    let nid = inodes[random.below(inodes.len())];
-                    damaged.push(nid);
-                    let reach = if random.below(2) == 0 { 32 } else { 200 };
-                    metadata_block * 4096 + nid as usize * 32 + random.below(reach)
-                }
-            },
-        );
+        damage(&mut image, &mut random, &mut |random| match random.below(8) {
+            0 => 1024 + random.below(128),
+            1 => used[random.below(used.len())],
+            2 => random.below(3 * 4096),
+            _ => {
+                // An inode, and what is behind it: inline data, a chunk table, a compression
+                // index.
+                let nid = inodes[random.below(inodes.len())];
+                damaged.push(nid);
+                let reach = if random.below(2) == 0 { 32 } else { 200 };
+                metadata_block * 4096 + nid as usize * 32 + random.below(reach)
+            }
+        });
         let started = Instant::now();
         walk(&image, &damaged, &mut random, &mut tally);
         check_time(started, || format!("iteration {iteration} of {options:?}"));
     }
     println!("{options:?}: {tally:?}");
-    assert!(
-        tally.opened * 2 > tally.images,
-        "most images open: {tally:?}"
-    );
-    assert!(
-        tally.good_reads > tally.bad_reads && tally.inodes > tally.images,
-        "{tally:?}"
-    );
+    assert!(tally.opened * 2 > tally.images, "most images open: {tally:?}");
+    assert!(tally.good_reads > tally.bad_reads && tally.inodes > tally.images, "{tally:?}");
 }
 
 #[test]

@@ -153,6 +153,12 @@ fn key_of(fd: i32, file: &Arc<OpenFile>) -> Key {
     (fd, Arc::as_ptr(file).addr())
 }
 
+/// Whether readiness of the file means anything: regular files and directories are always ready, and epoll_ctl(2)
+/// refuses them with EPERM.
+pub fn can_watch(file: &OpenFile) -> bool {
+    file.metadata().is_ok_and(|metadata| !matches!(metadata.kind, FileKind::Regular | FileKind::Directory))
+}
+
 impl Epoll {
     /// A new instance, as epoll_create1(2) makes it.
     pub fn open() -> Arc<OpenFile> {
@@ -161,12 +167,9 @@ impl Epoll {
         OpenFile::anonymous(Arc::new(epoll), OpenFlags::from_bits(linux::O_RDWR))
     }
 
-    /// epoll_ctl(2) `EPOLL_CTL_ADD`. EEXIST, ELOOP, EINVAL, and EPERM for files that are always ready.
+    /// epoll_ctl(2) `EPOLL_CTL_ADD`. EEXIST, ELOOP, EINVAL.
     pub fn add(&self, fd: i32, file: &Arc<OpenFile>, interest: Interest) -> Result<()> {
         let interest = interest.with_always();
-        if matches!(file.metadata()?.kind, FileKind::Regular | FileKind::Directory) {
-            return Err(Errno::EPERM);
-        }
         let inner = file.downcast::<Self>();
         if interest.events & linux::EPOLLEXCLUSIVE != 0
             && (inner.is_some() || interest.events & !EXCLUSIVE_ALLOWED != 0)

@@ -229,20 +229,20 @@ impl AddressSpace {
     /// mprotect(2). ENOMEM where something is not mapped, EACCES where PROT_WRITE may not be granted.
     pub fn protect(&self, range: Range<u64>, protection: Protection) -> Result<()> {
         let mut inner = self.inner.lock();
-            if !inner.map.covered(range.clone()) {
-                return Err(Errno::ENOMEM);
-            }
-            if protection.write && inner.map.iter_range(range.clone()).any(|(_, mapping)| !mapping.may_write) {
-                return Err(Errno::EACCES);
-            }
-            inner.map.update(range.clone(), |mapping| mapping.protection = protection);
-            if protection.is_none() {
-                // Pages of a private mapping must keep their content, so they stay, out of the program's reach.
-                inner.hide_pages(range.clone());
-            } else {
-                inner.show_pages(range.clone(), protection);
-            }
-            self.flush_range(&range);
+        if !inner.map.covered(range.clone()) {
+            return Err(Errno::ENOMEM);
+        }
+        if protection.write && inner.map.iter_range(range.clone()).any(|(_, mapping)| !mapping.may_write) {
+            return Err(Errno::EACCES);
+        }
+        inner.map.update(range.clone(), |mapping| mapping.protection = protection);
+        if protection.is_none() {
+            // Pages of a private mapping must keep their content, so they stay, out of the program's reach.
+            inner.hide_pages(range.clone());
+        } else {
+            inner.show_pages(range.clone(), protection);
+        }
+        self.flush_range(&range);
         Ok(())
     }
 

@@ -28,12 +28,6 @@ pub unsafe fn init(start: *mut u8, len: usize) {
     unsafe { HEAP.0.lock().init(start, len) };
 }
 
-/// Bytes in use and bytes the heap holds in all.
-pub fn usage() -> (usize, usize) {
-    let heap = HEAP.0.lock();
-    (heap.used(), heap.size())
-}
-
 // SAFETY: `Heap` hands out disjoint, aligned blocks; the lock keeps callers apart.
 unsafe impl GlobalAlloc for KernelHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

@@ -176,7 +176,11 @@ pub fn map_tree(physical: u64, len: u64) -> Option<&'static [u8]> {
 
 /// Third step: maps all of memory linearly and starts the frame allocator. `memory` is RAM, `reserved` is not to be
 /// touched, `constant` holds read-only data (root image, device tree) that is not to be given out.
-pub fn init_memory(memory: &[Range<u64>], reserved: &[Range<u64>], constant: &[Range<u64>]) -> Result<(), &'static str> {
+pub fn init_memory(
+    memory: &[Range<u64>],
+    reserved: &[Range<u64>],
+    constant: &[Range<u64>],
+) -> Result<(), &'static str> {
     let image_start = IMAGE.load(Ordering::Relaxed);
     let image_code = image_start..image_to_phys((&raw const __rodata_end).addr()).get();
     let image_end = image_to_phys((&raw const __image_end).addr()).get();
@@ -184,10 +188,9 @@ pub fn init_memory(memory: &[Range<u64>], reserved: &[Range<u64>], constant: &[R
 
     let usable = subtract(memory, reserved);
     for range in &usable {
-        for (piece, flags) in [
-            (subtract(core::slice::from_ref(range), &read_only), DATA),
-            (intersect(range, &read_only), CONSTANT),
-        ] {
+        for (piece, flags) in
+            [(subtract(core::slice::from_ref(range), &read_only), DATA), (intersect(range, &read_only), CONSTANT)]
+        {
             for part in piece {
                 let len = part.end - part.start;
                 map(Arch::LINEAR_BASE + part.start as usize, part.start, len, flags)
@@ -283,8 +286,7 @@ pub fn grow_heap(top: *mut u8, len: usize) -> bool {
 pub fn map_stack(address: usize, pages: usize) -> bool {
     for page in 0..pages {
         let at = address + page * PAGE_SIZE;
-        let mapped = frames::alloc_kernel(0)
-            .is_some_and(|frame| map(at, frame.get(), PAGE_SIZE as u64, DATA).is_ok());
+        let mapped = frames::alloc_kernel(0).is_some_and(|frame| map(at, frame.get(), PAGE_SIZE as u64, DATA).is_ok());
         if !mapped {
             unmap_owned(address..at);
             return false;
@@ -298,12 +300,8 @@ pub fn unmap_owned(range: Range<usize>) {
     let mut freed = Vec::new();
     {
         let _guard = TABLE.lock();
-        let result = kernel_table().unmap(
-            &mut Tables,
-            range.start as u64..range.end as u64,
-            false,
-            |_, _, leaf| freed.push(leaf.pa),
-        );
+        let result = kernel_table()
+            .unmap(&mut Tables, range.start as u64..range.end as u64, false, |_, _, leaf| freed.push(leaf.pa));
         debug_assert!(result.is_ok(), "stacks are mapped in 4 KiB pages");
         Arch::flush_kernel_range(range);
     }
@@ -349,8 +347,7 @@ pub fn map_uncached(physical: PhysAddr, pages: usize) -> Result<NonNull<u8>, Pla
 pub fn unmap_uncached(address: NonNull<u8>, pages: usize) {
     let range = address.addr().get()..address.addr().get() + pages * PAGE_SIZE;
     let _guard = TABLE.lock();
-    let result =
-        kernel_table().unmap(&mut Tables, range.start as u64..range.end as u64, false, |_, _, _| {});
+    let result = kernel_table().unmap(&mut Tables, range.start as u64..range.end as u64, false, |_, _, _| {});
     debug_assert!(result.is_ok(), "the window has no other mappings");
     Arch::flush_kernel_range(range);
 }

@@ -1,6 +1,6 @@
 //! One mapping of an address space: what mmap(2) made.
 
-use alloc::{string::String, sync::Arc, collections::BTreeMap};
+use alloc::{collections::BTreeMap, string::String, sync::Arc};
 
 use abi::{Errno, linux};
 use klib::{page_table::PageFlags, range_map::RangeValue};

@@ -45,11 +45,6 @@ pub fn copy_out<T: Pod>(to: UserAddr, value: &T) -> Result<()> {
     copy_out_bytes(to, abi::bytes_of(value))
 }
 
-/// Zeroes `len` bytes, or EFAULT.
-pub fn clear(to: UserAddr, len: usize) -> Result<()> {
-    if Arch::clear_user(to, len) == 0 { Ok(()) } else { Err(Errno::EFAULT) }
-}
-
 /// Reads a string up to its NUL, which is not returned. `too_long` when there is none within `max` bytes.
 pub fn copy_in_string(from: UserAddr, max: usize, too_long: Errno) -> Result<Vec<u8>> {
     /// Bytes read at a time. Aligned chunks, so that a page boundary is crossed only where the string does.

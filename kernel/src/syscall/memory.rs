@@ -32,8 +32,7 @@ fn page_range(address: u64, len: u64) -> Result<core::ops::Range<u64>> {
 
 /// [mmap(2)](https://man7.org/linux/man-pages/man2/mmap.2.html).
 pub fn sys_mmap(call: &mut Call<'_>) -> Result<u64> {
-    let (address, len, protection, flags, offset) =
-        (call.raw(0), call.raw(1), call.uint(2), call.uint(3), call.raw(5));
+    let (address, len, protection, flags, offset) = (call.raw(0), call.raw(1), call.uint(2), call.uint(3), call.raw(5));
     if len == 0 || !offset.is_multiple_of(PAGE) || protection & !(KNOWN_PROTECTION | linux::PROT_GROWSDOWN) != 0 {
         return Err(Errno::EINVAL);
     }
@@ -139,8 +138,7 @@ pub fn sys_brk(call: &mut Call<'_>) -> Result<u64> {
 
 /// [mremap(2)](https://man7.org/linux/man-pages/man2/mremap.2.html).
 pub fn sys_mremap(call: &mut Call<'_>) -> Result<u64> {
-    let (address, old_len, new_len, flags, target) =
-        (call.raw(0), call.raw(1), call.raw(2), call.uint(3), call.raw(4));
+    let (address, old_len, new_len, flags, target) = (call.raw(0), call.raw(1), call.raw(2), call.uint(3), call.raw(4));
     let may_move = flags & linux::MREMAP_MAYMOVE != 0;
     let fixed = flags & linux::MREMAP_FIXED != 0;
     if flags & !(linux::MREMAP_MAYMOVE | linux::MREMAP_FIXED) != 0

@@ -9,7 +9,7 @@ use super::Call;
 use crate::{
     fs::{
         OpenFile, PollEvents, PollTable,
-        epoll::{Epoll, Interest},
+        epoll::{self, Epoll, Interest},
         eventfd::EventFd,
         pipe,
         timerfd::{TimerClock, TimerFd, TimerSetting},
@@ -261,6 +261,9 @@ pub fn sys_epoll_ctl(call: &mut Call<'_>) -> Result<u64> {
     };
     let instance = call.file(0)?;
     let file = call.file(2)?;
+    if !epoll::can_watch(&file) {
+        return Err(Errno::EPERM);
+    }
     let epoll = instance.downcast::<Epoll>().ok_or(Errno::EINVAL)?;
     if Arc::ptr_eq(&instance, &file) {
         return Err(Errno::EINVAL);

@@ -172,12 +172,8 @@ fn copy_strings(array: UserAddr) -> Result<Vec<Vec<u8>>> {
 /// [wait4(2)](https://man7.org/linux/man-pages/man2/wait4.2.html).
 pub fn sys_wait4(call: &mut Call<'_>) -> Result<u64> {
     let options = call.uint(2);
-    const KNOWN: u32 = linux::WNOHANG
-        | linux::WUNTRACED
-        | linux::WCONTINUED
-        | linux::__WALL
-        | linux::__WCLONE
-        | linux::__WNOTHREAD;
+    const KNOWN: u32 =
+        linux::WNOHANG | linux::WUNTRACED | linux::WCONTINUED | linux::__WALL | linux::__WCLONE | linux::__WNOTHREAD;
     if options & !KNOWN != 0 {
         return Err(Errno::EINVAL);
     }
@@ -209,8 +205,7 @@ pub fn sys_wait4(call: &mut Call<'_>) -> Result<u64> {
 pub fn sys_waitid(call: &mut Call<'_>) -> Result<u64> {
     let options = call.uint(3);
     const EVENTS: u32 = linux::WEXITED | linux::WSTOPPED | linux::WCONTINUED;
-    const KNOWN: u32 =
-        EVENTS | linux::WNOHANG | linux::WNOWAIT | linux::__WALL | linux::__WCLONE | linux::__WNOTHREAD;
+    const KNOWN: u32 = EVENTS | linux::WNOHANG | linux::WNOWAIT | linux::__WALL | linux::__WCLONE | linux::__WNOTHREAD;
     if options & !KNOWN != 0 || options & EVENTS == 0 {
         return Err(Errno::EINVAL);
     }

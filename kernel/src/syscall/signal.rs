@@ -45,7 +45,8 @@ pub fn sys_rt_sigaction(call: &mut Call<'_>) -> Result<u64> {
         old
     };
     if let Some([handler, ..]) = new
-        && (handler == SIG_IGN || handler == SIG_DFL && matches!(signal, linux::SIGCHLD | linux::SIGURG | linux::SIGWINCH))
+        && (handler == SIG_IGN
+            || handler == SIG_DFL && matches!(signal, linux::SIGCHLD | linux::SIGURG | linux::SIGWINCH))
     {
         signal::discard(call.process(), signal);
     }

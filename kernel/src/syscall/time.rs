@@ -49,10 +49,9 @@ fn read_clock(call: &Call<'_>, clock: i32) -> Result<u64> {
     }
     match clock as u32 {
         linux::CLOCK_REALTIME | linux::CLOCK_REALTIME_COARSE | linux::CLOCK_TAI => Ok(time::realtime_ns()),
-        linux::CLOCK_MONOTONIC
-        | linux::CLOCK_MONOTONIC_COARSE
-        | linux::CLOCK_MONOTONIC_RAW
-        | linux::CLOCK_BOOTTIME => Ok(time::monotonic_ns()),
+        linux::CLOCK_MONOTONIC | linux::CLOCK_MONOTONIC_COARSE | linux::CLOCK_MONOTONIC_RAW | linux::CLOCK_BOOTTIME => {
+            Ok(time::monotonic_ns())
+        }
         linux::CLOCK_PROCESS_CPUTIME_ID => {
             scheduler::account();
             Ok(call.process().cpu_time_ns())

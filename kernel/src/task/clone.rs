@@ -1,6 +1,6 @@
 //! New threads and processes (clone(2), clone3(2)).
 
-use alloc::{sync::Arc};
+use alloc::sync::Arc;
 
 use abi::{Errno, Result, linux};
 use hal::{Arch as _, TrapFrame as _, UserAddr};
@@ -11,7 +11,11 @@ use super::{
     thread::Thread,
     wait,
 };
-use crate::{arch::{Arch, TrapFrame}, mm::user, sync::IrqLock};
+use crate::{
+    arch::{Arch, TrapFrame},
+    mm::user,
+    sync::IrqLock,
+};
 
 /// What clone is asked for.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 
 use alloc::{sync::Arc, vec, vec::Vec};
 
-use abi::{Errno, Result, auxvec, linux};
+use abi::{Errno, Result, auxvec};
 use hal::{Arch as _, PAGE_SIZE, UserAddr};
 use klib::elf::{ElfError, ElfImage, ElfKind, ReadAt};
 
@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     arch::{Arch, TrapFrame},
-    fs::{FileKind, Inode, ReadBuffer, path::{self, Path}},
+    fs::{
+        FileKind, Inode, ReadBuffer,
+        path::{self, Path},
+    },
     mm::{
         address_space::{AddressSpace, Layout, MapRequest},
         frames::FrameRef,
@@ -272,8 +275,7 @@ fn map_image(memory: &AddressSpace, image: &ElfImage, inode: &Arc<dyn Inode>, pa
                 offset: segment.offset & !(page - 1),
                 path: Some(path.clone()),
             };
-            let mapping =
-                Mapping { protection, shared: false, may_write: true, purpose: Purpose::General, source };
+            let mapping = Mapping { protection, shared: false, may_write: true, purpose: Purpose::General, source };
             map_fixed(memory, first, file_pages_end - first, mapping)?;
             zero_from = file_pages_end;
             if segment.memsz > segment.filesz && file_end < file_pages_end && segment.write {
@@ -297,12 +299,7 @@ fn map_image(memory: &AddressSpace, image: &ElfImage, inode: &Arc<dyn Inode>, pa
 }
 
 /// Puts strings, auxiliary vector, environment and arguments on the stack as the ABI asks; returns the stack pointer.
-fn build_stack(
-    memory: &AddressSpace,
-    top: u64,
-    program: &Program,
-    auxiliary: &[(u32, u64)],
-) -> Result<(u64, Layout)> {
+fn build_stack(memory: &AddressSpace, top: u64, program: &Program, auxiliary: &[(u32, u64)]) -> Result<(u64, Layout)> {
     let mut at = top;
     let mut push = |bytes: &[u8]| -> Result<u64> {
         at -= bytes.len() as u64;

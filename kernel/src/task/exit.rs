@@ -13,7 +13,10 @@ use super::{
     thread::{RunState, Thread},
     wait::{self, WaitError},
 };
-use crate::{arch::Arch, fs::fd_table::FdTable};
+use crate::{
+    arch::Arch,
+    fs::{self, fd_table::FdTable},
+};
 
 /// Ends the process of the running thread (exit_group(2), or a signal).
 pub fn exit_process(thread: &Arc<Thread>, status: ExitStatus) -> ! {
@@ -90,6 +93,9 @@ fn end_process(process: &Arc<Process>) {
         state.vfork_done = true;
     }
     process.changed.wake_all();
+    if process.session() == process.pid() {
+        fs::tty::leave_session(process.pid());
+    }
     if process.pid() == 1 {
         super::init::process_one_ended(status);
         return;
@@ -126,8 +132,7 @@ pub(super) fn notify_parent(process: &Arc<Process>, code: i32, value: i32) {
     let action = parent.actions.lock().get(linux::SIGCHLD);
     let ended = process.exit_status().is_some();
     let exit_signal = process.state.lock().exit_signal;
-    let no_zombie =
-        action.handler == SIG_IGN || action.flags & u64::from(linux::SA_NOCLDWAIT) != 0;
+    let no_zombie = action.handler == SIG_IGN || action.flags & u64::from(linux::SA_NOCLDWAIT) != 0;
     if ended && exit_signal == linux::SIGCHLD && no_zombie {
         reap(&parent, process);
     }

@@ -242,8 +242,7 @@ pub fn release_robust_list(head: UserAddr, tid: i32) {
     const LIMIT: usize = 2048;
 
     let word = |at: u64| user::copy_in::<u64>(UserAddr::new(at));
-    let (Ok(mut entry), Ok(offset), Ok(pending)) =
-        (word(head.get()), word(head.get() + 8), word(head.get() + 16))
+    let (Ok(mut entry), Ok(offset), Ok(pending)) = (word(head.get()), word(head.get() + 8), word(head.get() + 16))
     else {
         return;
     };

@@ -167,11 +167,6 @@ pub fn switches() -> u64 {
     BOOT_CPU.switches.load(Ordering::Relaxed)
 }
 
-/// How many threads are ready to run but do not.
-pub fn waiting() -> usize {
-    BOOT_CPU.queue.lock().len()
-}
-
 impl Cpu {
     /// Somebody waits in the queue: at once instead of the idle thread, else when the slice is over.
     fn wanted(&self, _queue: &VecDeque<Arc<Thread>>) {

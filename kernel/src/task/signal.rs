@@ -259,8 +259,16 @@ fn default_action(signal: u32) -> DefaultAction {
         linux::SIGCHLD | linux::SIGURG | linux::SIGWINCH => DefaultAction::Ignore,
         linux::SIGCONT => DefaultAction::Continue,
         linux::SIGSTOP | linux::SIGTSTP | linux::SIGTTIN | linux::SIGTTOU => DefaultAction::Stop,
-        linux::SIGQUIT | linux::SIGILL | linux::SIGTRAP | linux::SIGABRT | linux::SIGBUS | linux::SIGFPE
-        | linux::SIGSEGV | linux::SIGXCPU | linux::SIGXFSZ | linux::SIGSYS => DefaultAction::Core,
+        linux::SIGQUIT
+        | linux::SIGILL
+        | linux::SIGTRAP
+        | linux::SIGABRT
+        | linux::SIGBUS
+        | linux::SIGFPE
+        | linux::SIGSEGV
+        | linux::SIGXCPU
+        | linux::SIGXFSZ
+        | linux::SIGSYS => DefaultAction::Core,
         _ => DefaultAction::Terminate,
     }
 }
@@ -348,8 +356,10 @@ pub fn send_to_thread(thread: &Arc<Thread>, signal: u32, info: SignalInfo) {
 
 /// Sends a signal to every process of a group; returns how many there were.
 pub fn send_to_group(group: i32, signal: u32) -> usize {
-    let members: alloc::vec::Vec<_> =
-        process::all().into_iter().filter(|process| process.group() == group && process.exit_status().is_none()).collect();
+    let members: alloc::vec::Vec<_> = process::all()
+        .into_iter()
+        .filter(|process| process.group() == group && process.exit_status().is_none())
+        .collect();
     for process in &members {
         send_to_process(process, signal, SignalInfo::kernel(signal));
     }
@@ -449,8 +459,13 @@ fn enter_handler(
         && !alt_stack.contains(sp);
     let top = if on_alt_stack { alt_stack.address.wrapping_add(alt_stack.size) } else { sp };
     let address = top.wrapping_sub(Arch::SIGNAL_FRAME_SIZE as u64) & !15;
-    let reported_flags =
-        if alt_stack.flags & linux::SS_DISABLE != 0 { linux::SS_DISABLE } else if alt_stack.contains(sp) { linux::SS_ONSTACK } else { 0 };
+    let reported_flags = if alt_stack.flags & linux::SS_DISABLE != 0 {
+        linux::SS_DISABLE
+    } else if alt_stack.contains(sp) {
+        linux::SS_ONSTACK
+    } else {
+        0
+    };
     let is_fault = matches!(signal, linux::SIGSEGV | linux::SIGBUS | linux::SIGILL | linux::SIGFPE | linux::SIGTRAP)
         && info.code() > 0;
     let setup = SignalSetup {

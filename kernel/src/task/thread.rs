@@ -120,8 +120,11 @@ impl Thread {
         let frame_at = Self::frame_pointer(stack.top());
         // SAFETY: the top of a fresh stack, mapped and ours.
         unsafe { frame_at.write(frame.clone()) };
-        let mut context =
-            Arch::new_context(VirtAddr::new(frame_at.addr()), super::trap::user_thread_start, frame_at.expose_provenance());
+        let mut context = Arch::new_context(
+            VirtAddr::new(frame_at.addr()),
+            super::trap::user_thread_start,
+            frame_at.expose_provenance(),
+        );
         prepare(&mut context);
         Ok(Arc::new(Self::build(tid, process, Some(memory), context, Some(stack), name)))
     }
@@ -332,4 +335,3 @@ impl Wake for Thread {
         scheduler::wake(&thread);
     }
 }
-

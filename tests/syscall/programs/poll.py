@@ -104,15 +104,17 @@ def select_sorts_by_readiness():
 def select_bad_arguments():
     pselect = raw.pselect6
     none = (ctypes.c_uint64 * 16)()
+    number = os.dup(0)
+    os.close(number)
     closed = (ctypes.c_uint64 * 16)()
-    closed[1] = 1 << 40
+    closed[0] = 1 << number
     return (
         outcome(pselect, -1, None, None, None, Timespec(0, 0), None),
         outcome(pselect, 10, UNMAPPED, None, None, Timespec(0, 0), None),
-        outcome(pselect, 200, closed, None, None, Timespec(0, 0), None),
+        outcome(pselect, number + 1, closed, None, None, Timespec(0, 0), None),
         outcome(pselect, 10, none, None, None, Timespec(-1, 0), None),
         outcome(pselect, 10, none, None, None, Timespec(0, 0), None),
-        outcome(select.select, [999], [], [], 0),
+        outcome(select.select, [number], [], [], 0),
     )
 
 

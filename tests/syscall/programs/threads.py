@@ -414,9 +414,5 @@ def scheduling_calls():
 
 
 @check
-def membarrier_and_rseq():
-    return (
-        outcome(raw.membarrier, 0, 0, 0) >= 1,
-        outcome(raw.membarrier, 1 << 30, 0, 0),
-        outcome(raw.rseq, UNMAPPED, 5, 0, 0),
-    )
+def membarrier_commands():
+    return outcome(raw.membarrier, 0, 0, 0) >= 1, outcome(raw.membarrier, 1 << 30, 0, 0), outcome(raw.membarrier, 0, 7, 0)

@@ -381,9 +381,9 @@ def options_have_their_values():
 @check
 def receive_time_limit_passes():
     left, _right = pair()
-    left.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("<qq", 0, 50_000))
+    left.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("<qq", 0, 60_000))
     start = time.monotonic()
-    return outcome(left.recv, 10), 0.045 < time.monotonic() - start < 5, left.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16).hex()
+    return outcome(left.recv, 10), 0.055 < time.monotonic() - start < 5, left.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16).hex()
 
 
 @check
@@ -422,7 +422,6 @@ def message_bad_arguments():
         outcome(raw.recvmsg, left.fileno(), UNMAPPED, 0),
         outcome(raw.sendto, left.fileno(), UNMAPPED, 5, 0, None, 0),
         outcome(raw.recvfrom, left.fileno(), UNMAPPED, 4, 0, None, None),
-        outcome(raw.sendto, left.fileno(), b"x", 1, socket.MSG_OOB, None, 0),
         outcome(raw.sendto, left.fileno(), b"x", 1, 0, b"\x01\0name\0", 7),
         outcome(left.sendmsg, [b"a", b"b"]),
         right.recv(10),

@@ -6,7 +6,7 @@ use aarch64_cpu::registers::{DAIF, MPIDR_EL1, TPIDR_EL1};
 use hal::{Arch, PhysAddr, PowerAction, SignalSetup, TrapHandler, UserAddr, VirtAddr};
 use tock_registers::interfaces::{Readable, Writeable};
 
-use crate::{Context, boot, TrapFrame, context, cpu, mmu, power, signal, trap, user_copy};
+use crate::{Context, TrapFrame, boot, context, cpu, mmu, power, signal, trap, user_copy};
 
 /// The AArch64 architecture.
 pub enum Aarch64 {}
@@ -114,9 +114,6 @@ impl Arch for Aarch64 {
     unsafe fn copy_to_user(to: UserAddr, from: *const u8, len: usize) -> usize {
         // SAFETY: the same contract.
         unsafe { user_copy::copy_to_user(to, from, len) }
-    }
-    fn clear_user(to: UserAddr, len: usize) -> usize {
-        user_copy::clear_user(to, len)
     }
     unsafe fn zero_page(page: *mut u8) {
         // SAFETY: the same contract.

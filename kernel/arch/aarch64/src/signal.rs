@@ -2,10 +2,7 @@
 
 use hal::{SignalSetup, UserAddr};
 
-use crate::{
-    Context, TrapFrame,
-    trap::USER_PSTATE_MASK,
-};
+use crate::{Context, TrapFrame, trap::USER_PSTATE_MASK};
 
 /// Offsets in `struct rt_sigframe { siginfo_t info; struct ucontext uc; }`.
 mod offset {

@@ -81,23 +81,6 @@ to_bytes:
     sub     x2, x2, #1
     b       to_bytes
 
-// arch_clear_user(x0 = to, x1 = unused, x2 = len) -> missing
-.global arch_clear_user
-arch_clear_user:
-    cmp     x2, #8
-    b.lo    clear_bytes
-    sttr    xzr, [x0]
-    add     x0, x0, #8
-    sub     x2, x2, #8
-    b       arch_clear_user
-.global clear_bytes
-clear_bytes:
-    cbz     x2, copy_done
-    sttrb   wzr, [x0]
-    add     x0, x0, #1
-    sub     x2, x2, #1
-    b       clear_bytes
-
 .global copy_done
 copy_done:
     mov     x0, x2

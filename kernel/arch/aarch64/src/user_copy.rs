@@ -13,11 +13,9 @@ unsafe extern "C" {
     static from_bytes: u8;
     static to_blocks: u8;
     static to_bytes: u8;
-    static clear_bytes: u8;
     static copy_done: u8;
     fn arch_copy_from_user(to: *mut u8, from: u64, len: usize) -> usize;
     fn arch_copy_to_user(to: u64, from: *const u8, len: usize) -> usize;
-    fn arch_clear_user(to: u64, unused: u64, len: usize) -> usize;
 }
 
 /// Whether `pc` is inside the copy routines.
@@ -27,11 +25,9 @@ pub(crate) fn contains(pc: u64) -> bool {
 
 /// Where to continue after an unresolved fault at `pc`: block loops fall back to their byte loop, byte loops end.
 pub(crate) fn continuation(pc: u64) -> u64 {
-    let clear_words = arch_clear_user as *const () as u64;
     let loops = [
         (&raw const from_blocks as u64, &raw const from_bytes as u64),
         (&raw const to_blocks as u64, &raw const to_bytes as u64),
-        (clear_words, &raw const clear_bytes as u64),
     ];
     match loops.iter().find(|(blocks, bytes)| (*blocks..*bytes).contains(&pc)) {
         Some((_, bytes)) => *bytes,
@@ -51,9 +47,4 @@ pub(crate) unsafe fn copy_from_user(to: *mut u8, from: UserAddr, len: usize) -> 
 pub(crate) unsafe fn copy_to_user(to: UserAddr, from: *const u8, len: usize) -> usize {
     // SAFETY: STTR cannot reach kernel memory; the caller vouches for `from`.
     unsafe { arch_copy_to_user(to.get(), from, len) }
-}
-
-pub(crate) fn clear_user(to: UserAddr, len: usize) -> usize {
-    // SAFETY: STTR cannot reach kernel memory.
-    unsafe { arch_clear_user(to.get(), 0, len) }
 }

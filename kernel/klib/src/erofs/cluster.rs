@@ -119,9 +119,7 @@ impl<'a, 'i> Index<'a, 'i> {
         if index.bits > MAX_CLUSTER_BITS
             || index.advise & (disk::ADVISE_FRAGMENT | disk::ADVISE_INTERLACED) != 0
             || (!compact && index.advise & disk::ADVISE_EXTENTS != 0)
-            || (compact
-                && index.advised(disk::ADVISE_BIG_CLUSTER_1)
-                    != index.advised(disk::ADVISE_BIG_CLUSTER_2))
+            || (compact && index.advised(disk::ADVISE_BIG_CLUSTER_1) != index.advised(disk::ADVISE_BIG_CLUSTER_2))
         {
             return Err(unknown);
         }
@@ -136,20 +134,13 @@ impl<'a, 'i> Index<'a, 'i> {
     }
 
     fn damaged(&self, cluster: u64) -> ErofsError {
-        ErofsError::ClusterIndex {
-            nid: self.inode.nid,
-            cluster,
-        }
+        ErofsError::ClusterIndex { nid: self.inode.nid, cluster }
     }
 
     /// See [`Erofs::locate`].
     fn locate(&self, offset: u64) -> Result<Located, ErofsError> {
         let (lcn, kind, start, block) = self.head_of(offset)?;
-        let len = self
-            .extent_end(lcn)?
-            .checked_sub(start)
-            .filter(|len| *len > 0)
-            .ok_or(self.damaged(lcn))?;
+        let len = self.extent_end(lcn)?.checked_sub(start).filter(|len| *len > 0).ok_or(self.damaged(lcn))?;
         if len > disk::MAX_DECOMPRESSED || start > offset || offset - start >= len {
             return Err(self.damaged(lcn));
         }
@@ -158,41 +149,24 @@ impl<'a, 'i> Index<'a, 'i> {
         if !plain && algorithm != 0 {
             return Err(ErofsError::Algorithm(self.inode.nid));
         }
-        let inline = if self.inline_size > 0 {
-            self.inline_place(lcn)?
-        } else {
-            None
-        };
+        let inline = if self.inline_size > 0 { self.inline_place(lcn)? } else { None };
         let (place, stored) = match inline {
             Some(place) => (place, self.inline_size),
             None => (multiply(block, disk::BLOCK)?, self.stored_len(lcn, kind)?),
         };
         let at_end = inline.is_some() || self.fs.has(disk::INCOMPAT_ZERO_PADDING);
-        Ok(Located {
-            start,
-            len,
-            place,
-            stored,
-            plain,
-            at_end,
-        })
+        Ok(Located { start, len, place, stored, plain, at_end })
     }
 
     /// Finds the head of the extent that holds `offset`: its cluster, kind, offset in the file, and
     /// first block.
     fn head_of(&self, offset: u64) -> Result<(u64, u8, u64, u64), ErofsError> {
         let first = offset >> self.bits;
-        let nearest = first
-            .saturating_sub(disk::MAX_DECOMPRESSED >> self.bits)
-            .saturating_sub(1);
+        let nearest = first.saturating_sub(disk::MAX_DECOMPRESSED >> self.bits).saturating_sub(1);
         let mut lcn = first;
         loop {
             let back = match self.load(lcn)?.cluster {
-                Cluster::Head {
-                    kind,
-                    offset: in_cluster,
-                    block,
-                } => {
+                Cluster::Head { kind, offset: in_cluster, block } => {
                     let start = (lcn << self.bits) + in_cluster;
                     if start <= offset {
                         return Ok((lcn, kind, start, block));
@@ -268,11 +242,7 @@ impl<'a, 'i> Index<'a, 'i> {
 
     /// Reads the entry of cluster `lcn`.
     fn load(&self, lcn: u64) -> Result<Loaded, ErofsError> {
-        let loaded = if self.compact {
-            self.load_compact(lcn)?
-        } else {
-            self.load_full(lcn)?
-        };
+        let loaded = if self.compact { self.load_compact(lcn)? } else { self.load_full(lcn)? };
         match loaded.cluster {
             Cluster::Head { offset, .. } if offset >> self.bits != 0 => Err(self.damaged(lcn)),
             _ => Ok(loaded),
@@ -293,10 +263,7 @@ impl<'a, 'i> Index<'a, 'i> {
                 block: u64::from(raw.block_or_deltas.get()),
             }
         };
-        Ok(Loaded {
-            cluster,
-            next_pack: add(place, size_of::<RawCluster>() as u64)?,
-        })
+        Ok(Loaded { cluster, next_pack: add(place, size_of::<RawCluster>() as u64)? })
     }
 
     /// Decodes the distance of an entry that is not a head.
@@ -307,9 +274,7 @@ impl<'a, 'i> Index<'a, 'i> {
         if !self.advised(disk::ADVISE_BIG_CLUSTER_1 | disk::ADVISE_BIG_CLUSTER_2) {
             return Err(self.damaged(lcn));
         }
-        Ok(Cluster::BlockCount(u64::from(
-            delta & !disk::DELTA_IS_BLOCK_COUNT,
-        )))
+        Ok(Cluster::BlockCount(u64::from(delta & !disk::DELTA_IS_BLOCK_COUNT)))
     }
 
     fn load_compact(&self, lcn: u64) -> Result<Loaded, ErofsError> {
@@ -320,8 +285,7 @@ impl<'a, 'i> Index<'a, 'i> {
         // First 4-byte entries up to a multiple of 32 bytes, then 2-byte entries in packs of 16,
         // then 4-byte ones.
         let leading = (32 - self.start % 32) / 4 % 8;
-        let middle = if self.advised(disk::ADVISE_COMPACT_2B) && self.bits <= 12 && leading < total
-        {
+        let middle = if self.advised(disk::ADVISE_COMPACT_2B) && self.bits <= 12 && leading < total {
             (total - leading) / 16 * 16
         } else {
             0
@@ -341,10 +305,7 @@ impl<'a, 'i> Index<'a, 'i> {
         let bytes = self.fs.bytes(pack_start, pack_len)?;
         let pack = Pack::new(bytes, in_pack as usize, self.bits).ok_or(self.damaged(lcn))?;
         let cluster = self.unpack(&pack, position, lcn).ok_or(self.damaged(lcn))?;
-        Ok(Loaded {
-            cluster,
-            next_pack: add(pack_start, pack_len)?,
-        })
+        Ok(Loaded { cluster, next_pack: add(pack_start, pack_len)? })
     }
 
     /// Decodes entry `position` of a pack; `None` if the pack is damaged.
@@ -352,11 +313,7 @@ impl<'a, 'i> Index<'a, 'i> {
         let big = self.advised(disk::ADVISE_BIG_CLUSTER_1);
         let (kind, value) = pack.get(position)?;
         if kind != disk::CLUSTER_NONHEAD {
-            let blocks = if big {
-                pack.blocks_before_big(position)?
-            } else {
-                pack.blocks_before(position)?
-            };
+            let blocks = if big { pack.blocks_before_big(position)? } else { pack.blocks_before(position)? };
             return Some(Cluster::Head {
                 kind,
                 offset: u64::from(value),
@@ -395,13 +352,7 @@ impl<'p> Pack<'p> {
         let width = entries.len() * 8 / count;
         // The value holds an offset in the cluster or a distance of 12 bits.
         let value_bits = cluster_bits.max(12) as usize;
-        (value_bits + 2 <= width).then_some(Self {
-            entries,
-            count,
-            width,
-            value_bits,
-            base: u32::from_le_bytes(*base),
-        })
+        (value_bits + 2 <= width).then_some(Self { entries, count, width, value_bits, base: u32::from_le_bytes(*base) })
     }
 
     /// Type and value of entry `index`.
@@ -413,10 +364,7 @@ impl<'p> Pack<'p> {
         if index >= self.count {
             return None;
         }
-        Some((
-            (word >> self.value_bits & 3) as u8,
-            (word & ((1 << self.value_bits) - 1)) as u16,
-        ))
+        Some(((word >> self.value_bits & 3) as u8, (word & ((1 << self.value_bits) - 1)) as u16))
     }
 
     /// Blocks from the pack's base to the head at `position`, where every extent has one block.

@@ -41,13 +41,9 @@ struct Block<'a> {
 impl Block<'_> {
     /// The on-disk entry with this index.
     fn raw(&self, index: usize) -> Result<&RawDirent, ErofsError> {
-        let start = index
-            .checked_mul(size_of::<RawDirent>())
-            .ok_or(self.damaged)?;
+        let start = index.checked_mul(size_of::<RawDirent>()).ok_or(self.damaged)?;
         let bytes = self.bytes.get(start..).ok_or(self.damaged)?;
-        RawDirent::ref_from_prefix(bytes)
-            .map(|(raw, _)| raw)
-            .map_err(|_| self.damaged)
+        RawDirent::ref_from_prefix(bytes).map(|(raw, _)| raw).map_err(|_| self.damaged)
     }
 
     /// The entry with this index and its checked name.
@@ -62,10 +58,7 @@ impl Block<'_> {
             let rest = self.bytes.get(start..).ok_or(self.damaged)?;
             rest.split(|byte| *byte == 0).next().unwrap_or_default()
         };
-        if name.is_empty()
-            || name.len() > MAX_NAME
-            || name.iter().any(|byte| matches!(byte, b'/' | 0))
-        {
+        if name.is_empty() || name.len() > MAX_NAME || name.iter().any(|byte| matches!(byte, b'/' | 0)) {
             return Err(self.damaged);
         }
         Ok((raw, name))
@@ -157,10 +150,7 @@ impl<'a> Erofs<'a> {
 
     /// Block `index` of the directory `dir`; it must be one of its blocks.
     fn dir_block(&self, dir: &Inode, index: u64) -> Result<Block<'a>, ErofsError> {
-        let damaged = ErofsError::Directory {
-            nid: dir.nid,
-            block: index,
-        };
+        let damaged = ErofsError::Directory { nid: dir.nid, block: index };
         let offset = index.checked_mul(disk::BLOCK).ok_or(damaged)?;
         let len = dir.size.saturating_sub(offset).min(disk::BLOCK) as usize;
         let bytes = match self.slice_at(dir, offset)?.and_then(|run| run.get(..len)) {
@@ -175,16 +165,9 @@ impl<'a> Erofs<'a> {
         let (first, _) = RawDirent::ref_from_prefix(&bytes).map_err(|_| damaged)?;
         // The first name comes right after the last entry.
         let names = usize::from(first.name_offset.get());
-        if names < size_of::<RawDirent>()
-            || names % size_of::<RawDirent>() != 0
-            || names >= bytes.len()
-        {
+        if names < size_of::<RawDirent>() || names % size_of::<RawDirent>() != 0 || names >= bytes.len() {
             return Err(damaged);
         }
-        Ok(Block {
-            entries: names / size_of::<RawDirent>(),
-            bytes,
-            damaged,
-        })
+        Ok(Block { entries: names / size_of::<RawDirent>(), bytes, damaged })
     }
 }

@@ -85,23 +85,14 @@ impl fmt::Display for ErofsError {
                 write!(f, "EROFS image of {len} bytes has no room for a superblock")
             }
             Self::Magic(found) => write!(f, "not an EROFS image: bad magic {found:#010x}"),
-            Self::BlockSize(bits) => write!(
-                f,
-                "EROFS block size 2^{bits} is not supported, only 4096 is"
-            ),
+            Self::BlockSize(bits) => write!(f, "EROFS block size 2^{bits} is not supported, only 4096 is"),
             Self::Checksum { stored, computed } => {
-                write!(
-                    f,
-                    "EROFS superblock is damaged: checksum {stored:#010x}, computed {computed:#010x}"
-                )
+                write!(f, "EROFS superblock is damaged: checksum {stored:#010x}, computed {computed:#010x}")
             }
             Self::Features(bits) => write!(f, "EROFS image needs unsupported features {bits:#x}"),
             Self::ExtraDevices(count) => write!(f, "EROFS image needs {count} further devices"),
             Self::Truncated { expected, found } => {
-                write!(
-                    f,
-                    "EROFS image is truncated: {expected} bytes expected, {found} found"
-                )
+                write!(f, "EROFS image is truncated: {expected} bytes expected, {found} found")
             }
             Self::RootNotDirectory => write!(f, "EROFS root inode is not a directory"),
             Self::OutsideImage(offset) => {
@@ -120,16 +111,10 @@ impl fmt::Display for ErofsError {
             }
             Self::Algorithm(nid) => write!(f, "EROFS inode {nid} is not compressed with LZ4"),
             Self::ClusterIndex { nid, cluster } => {
-                write!(
-                    f,
-                    "EROFS inode {nid} has a damaged compression index at cluster {cluster}"
-                )
+                write!(f, "EROFS inode {nid} has a damaged compression index at cluster {cluster}")
             }
             Self::Compressed { nid, offset } => {
-                write!(
-                    f,
-                    "EROFS inode {nid} has damaged compressed data at offset {offset}"
-                )
+                write!(f, "EROFS inode {nid} has damaged compressed data at offset {offset}")
             }
             Self::OutOfMemory => write!(f, "no memory to decompress EROFS data"),
         }

@@ -28,19 +28,13 @@ impl Erofs<'_> {
     /// The image is damaged there, or there is no memory.
     pub fn extent_at(&self, inode: &Inode, offset: u64) -> Result<Extent, ErofsError> {
         if offset >= inode.size {
-            return Ok(Extent {
-                start: inode.size,
-                data: Vec::new(),
-            });
+            return Ok(Extent { start: inode.size, data: Vec::new() });
         }
         if inode.is_compressed() {
             let located = self.locate(inode, offset)?;
             let mut data = self.buffer(inode, &located)?;
             self.decompress(inode, &located, &mut data)?;
-            return Ok(Extent {
-                start: located.start,
-                data,
-            });
+            return Ok(Extent { start: located.start, data });
         }
         let start = offset - offset % disk::BLOCK;
         let mut data = zeros((inode.size - start).min(disk::BLOCK))?;
@@ -50,17 +44,9 @@ impl Erofs<'_> {
 
     /// Reads bytes of a compressed file from `offset` on, which is below its size, into the start
     /// of `out`, which must not be empty: as many as one extent gives, at least 1.
-    pub(super) fn read_compressed(
-        &self,
-        inode: &Inode,
-        offset: u64,
-        out: &mut [u8],
-    ) -> Result<usize, ErofsError> {
+    pub(super) fn read_compressed(&self, inode: &Inode, offset: u64, out: &mut [u8]) -> Result<usize, ErofsError> {
         let located = self.locate(inode, offset)?;
-        let damaged = ErofsError::Compressed {
-            nid: inode.nid,
-            offset: located.start,
-        };
+        let damaged = ErofsError::Compressed { nid: inode.nid, offset: located.start };
         let len = located.len as usize;
         // A whole extent needs no buffer in between.
         if located.start == offset
@@ -71,9 +57,7 @@ impl Erofs<'_> {
         }
         let mut data = self.buffer(inode, &located)?;
         self.decompress(inode, &located, &mut data)?;
-        let wanted = data
-            .get((offset - located.start) as usize..)
-            .ok_or(damaged)?;
+        let wanted = data.get((offset - located.start) as usize..).ok_or(damaged)?;
         let count = wanted.len().min(out.len());
         match (out.get_mut(..count), wanted.get(..count)) {
             (Some(target), Some(source)) if count > 0 => target.copy_from_slice(source),
@@ -86,25 +70,14 @@ impl Erofs<'_> {
     fn buffer(&self, inode: &Inode, located: &Located) -> Result<Vec<u8>, ErofsError> {
         // No LZ4 byte stands for more than 255 bytes of output.
         if located.len / 255 > located.stored {
-            return Err(ErofsError::Compressed {
-                nid: inode.nid,
-                offset: located.start,
-            });
+            return Err(ErofsError::Compressed { nid: inode.nid, offset: located.start });
         }
         zeros(located.len)
     }
 
     /// Decompresses an extent into `out`, which has its length.
-    fn decompress(
-        &self,
-        inode: &Inode,
-        located: &Located,
-        out: &mut [u8],
-    ) -> Result<(), ErofsError> {
-        let damaged = ErofsError::Compressed {
-            nid: inode.nid,
-            offset: located.start,
-        };
+    fn decompress(&self, inode: &Inode, located: &Located, out: &mut [u8]) -> Result<(), ErofsError> {
+        let damaged = ErofsError::Compressed { nid: inode.nid, offset: located.start };
         let stored = self.bytes(located.place, located.stored)?;
         if located.plain {
             out.copy_from_slice(stored.get(..out.len()).ok_or(damaged)?);
@@ -129,8 +102,7 @@ impl Erofs<'_> {
 fn zeros(len: u64) -> Result<Vec<u8>, ErofsError> {
     let len = usize::try_from(len).map_err(|_| ErofsError::OutOfMemory)?;
     let mut data = Vec::new();
-    data.try_reserve_exact(len)
-        .map_err(|_| ErofsError::OutOfMemory)?;
+    data.try_reserve_exact(len).map_err(|_| ErofsError::OutOfMemory)?;
     data.resize(len, 0);
     Ok(data)
 }
@@ -154,9 +126,7 @@ fn lz4_end(input: &[u8], out_len: usize) -> Option<usize> {
         }
         // Two bytes of match offset.
         at = at.checked_add(2)?;
-        produced = produced
-            .checked_add(lz4_length(input, &mut at, token & 0xf)?)?
-            .checked_add(4)?;
+        produced = produced.checked_add(lz4_length(input, &mut at, token & 0xf)?)?.checked_add(4)?;
     }
 }
 

@@ -80,10 +80,7 @@ impl<'a> Erofs<'a> {
     ///
     /// The image is damaged there.
     pub fn page_in_place(&self, inode: &Inode, page: u64) -> Result<Option<usize>, ErofsError> {
-        let Some(offset) = page
-            .checked_mul(disk::BLOCK)
-            .filter(|offset| *offset < inode.size)
-        else {
+        let Some(offset) = page.checked_mul(disk::BLOCK).filter(|offset| *offset < inode.size) else {
             return Ok(None);
         };
         if inode.is_compressed() {
@@ -105,61 +102,35 @@ impl<'a> Erofs<'a> {
 
     /// Finds the run of uncompressed data at `offset`, which is below the file's size. It may be
     /// cut once it has `enough` bytes.
-    pub(super) fn run_at(
-        &self,
-        inode: &Inode,
-        offset: u64,
-        enough: u64,
-    ) -> Result<Run, ErofsError> {
+    pub(super) fn run_at(&self, inode: &Inode, offset: u64, enough: u64) -> Result<Run, ErofsError> {
         let to_end = inode.size.saturating_sub(offset);
         match inode.layout {
             Layout::Plain { block } => {
                 let place = add(multiply(u64::from(block), disk::BLOCK)?, offset)?;
-                Ok(Run {
-                    place: Some(place),
-                    len: to_end,
-                })
+                Ok(Run { place: Some(place), len: to_end })
             }
             Layout::Inline { block } => {
                 let tail_start = (inode.size.saturating_sub(1)) / disk::BLOCK * disk::BLOCK;
                 if offset < tail_start {
                     let place = add(multiply(u64::from(block), disk::BLOCK)?, offset)?;
-                    return Ok(Run {
-                        place: Some(place),
-                        len: tail_start - offset,
-                    });
+                    return Ok(Run { place: Some(place), len: tail_start - offset });
                 }
                 // The tail must be in the block in which it starts.
                 if inode.tail % disk::BLOCK + (inode.size - tail_start) > disk::BLOCK {
                     return Err(ErofsError::InlineData(inode.nid));
                 }
-                Ok(Run {
-                    place: Some(add(inode.tail, offset - tail_start)?),
-                    len: to_end,
-                })
+                Ok(Run { place: Some(add(inode.tail, offset - tail_start)?), len: to_end })
             }
-            Layout::Chunked { bits, indexes } => {
-                self.chunk_run(inode, offset, enough, bits, indexes)
-            }
+            Layout::Chunked { bits, indexes } => self.chunk_run(inode, offset, enough, bits, indexes),
             // A compressed file has no runs; its callers have sorted it out before.
-            Layout::Hole | Layout::None | Layout::Compressed { .. } => Ok(Run {
-                place: None,
-                len: to_end,
-            }),
+            Layout::Hole | Layout::None | Layout::Compressed { .. } => Ok(Run { place: None, len: to_end }),
         }
     }
 
     /// Finds the run at `offset` of a chunk-based file, joining chunks that follow each other in
     /// the image as well. The image bounds how many those are. Holes are not joined: nothing bounds
     /// them.
-    fn chunk_run(
-        &self,
-        inode: &Inode,
-        offset: u64,
-        enough: u64,
-        bits: u32,
-        indexes: bool,
-    ) -> Result<Run, ErofsError> {
+    fn chunk_run(&self, inode: &Inode, offset: u64, enough: u64, bits: u32, indexes: bool) -> Result<Run, ErofsError> {
         let chunk_len = 1u64 << bits;
         let mut chunk = offset >> bits;
         let skip = offset & (chunk_len - 1);
@@ -167,10 +138,7 @@ impl<'a> Erofs<'a> {
 
         let mut len = chunk_len - skip;
         let Some(start) = self.chunk_place(inode, chunk, indexes)? else {
-            return Ok(Run {
-                place: None,
-                len: len.min(to_end),
-            });
+            return Ok(Run { place: None, len: len.min(to_end) });
         };
         let place = add(start, skip)?;
         while len < to_end.min(enough) && len <= self.image.len() as u64 {
@@ -180,31 +148,18 @@ impl<'a> Erofs<'a> {
             }
             len = add(len, chunk_len)?;
         }
-        Ok(Run {
-            place: Some(place),
-            len: len.min(to_end),
-        })
+        Ok(Run { place: Some(place), len: len.min(to_end) })
     }
 
     /// Offset in the image of a chunk; `None` for a hole.
-    fn chunk_place(
-        &self,
-        inode: &Inode,
-        chunk: u64,
-        indexes: bool,
-    ) -> Result<Option<u64>, ErofsError> {
-        let unit = if indexes {
-            size_of::<RawChunk>()
-        } else {
-            size_of::<u32>()
-        } as u64;
+    fn chunk_place(&self, inode: &Inode, chunk: u64, indexes: bool) -> Result<Option<u64>, ErofsError> {
+        let unit = if indexes { size_of::<RawChunk>() } else { size_of::<u32>() } as u64;
         let entry = add(align_up(inode.tail, unit)?, multiply(chunk, unit)?)?;
         let block = if indexes {
             // There is one device only, so its number can be ignored, as Linux does by masking it.
             self.structure::<RawChunk>(entry)?.block.get()
         } else {
-            self.structure::<zerocopy::byteorder::little_endian::U32>(entry)?
-                .get()
+            self.structure::<zerocopy::byteorder::little_endian::U32>(entry)?.get()
         };
         if block == disk::NULL_BLOCK {
             return Ok(None);

@@ -188,8 +188,7 @@ impl Erofs<'_> {
         inode.tail = add(add(start, common.len)?, xattr_len(common.xattr_icount))?;
         match FileKind::from_mode(inode.mode) {
             Some(FileKind::Regular | FileKind::Directory | FileKind::Symlink) => {
-                inode.layout =
-                    layout(common.format, common.union).ok_or(ErofsError::InodeFormat(nid))?;
+                inode.layout = layout(common.format, common.union).ok_or(ErofsError::InodeFormat(nid))?;
             }
             Some(FileKind::CharDevice | FileKind::BlockDevice) => inode.rdev = common.union,
             Some(_) => {}
@@ -213,24 +212,22 @@ fn xattr_len(icount: u16) -> u64 {
 
 /// Decodes the data layout; `None` if it is unknown.
 fn layout(format: u16, union: u32) -> Option<Layout> {
-    Some(
-        match (format >> disk::FORMAT_LAYOUT_SHIFT) & disk::FORMAT_LAYOUT_MASK {
-            disk::LAYOUT_PLAIN if union == disk::NULL_BLOCK => Layout::Hole,
-            disk::LAYOUT_PLAIN => Layout::Plain { block: union },
-            disk::LAYOUT_INLINE => Layout::Inline { block: union },
-            disk::LAYOUT_COMPRESSED_FULL => Layout::Compressed { compact: false },
-            disk::LAYOUT_COMPRESSED_COMPACT => Layout::Compressed { compact: true },
-            disk::LAYOUT_CHUNKED => {
-                let chunk = union as u16;
-                if chunk & !(disk::CHUNK_BITS_MASK | disk::CHUNK_INDEXES) != 0 {
-                    return None;
-                }
-                Layout::Chunked {
-                    bits: u32::from(chunk & disk::CHUNK_BITS_MASK) + u32::from(disk::BLOCK_BITS),
-                    indexes: chunk & disk::CHUNK_INDEXES != 0,
-                }
+    Some(match (format >> disk::FORMAT_LAYOUT_SHIFT) & disk::FORMAT_LAYOUT_MASK {
+        disk::LAYOUT_PLAIN if union == disk::NULL_BLOCK => Layout::Hole,
+        disk::LAYOUT_PLAIN => Layout::Plain { block: union },
+        disk::LAYOUT_INLINE => Layout::Inline { block: union },
+        disk::LAYOUT_COMPRESSED_FULL => Layout::Compressed { compact: false },
+        disk::LAYOUT_COMPRESSED_COMPACT => Layout::Compressed { compact: true },
+        disk::LAYOUT_CHUNKED => {
+            let chunk = union as u16;
+            if chunk & !(disk::CHUNK_BITS_MASK | disk::CHUNK_INDEXES) != 0 {
+                return None;
             }
-            _ => return None,
-        },
-    )
+            Layout::Chunked {
+                bits: u32::from(chunk & disk::CHUNK_BITS_MASK) + u32::from(disk::BLOCK_BITS),
+                indexes: chunk & disk::CHUNK_INDEXES != 0,
+            }
+        }
+        _ => return None,
+    })
 }

@@ -66,9 +66,7 @@ impl<'a> Erofs<'a> {
     /// order.
     pub fn new(image: &'a [u8]) -> Result<Self, ErofsError> {
         let too_small = ErofsError::TooSmall(image.len() as u64);
-        let checked = image
-            .get(disk::SUPER_OFFSET..disk::BLOCK as usize)
-            .ok_or(too_small)?;
+        let checked = image.get(disk::SUPER_OFFSET..disk::BLOCK as usize).ok_or(too_small)?;
         let (sb, _) = disk::RawSuper::ref_from_prefix(checked).map_err(|_| too_small)?;
         if sb.magic.get() != disk::SUPER_MAGIC {
             return Err(ErofsError::Magic(sb.magic.get()));
@@ -89,9 +87,7 @@ impl<'a> Erofs<'a> {
         }
         // Directory blocks of another size have never been written.
         if sb.dirblkbits != 0 {
-            return Err(ErofsError::BlockSize(
-                sb.dirblkbits.saturating_add(sb.blkszbits),
-            ));
+            return Err(ErofsError::BlockSize(sb.dirblkbits.saturating_add(sb.blkszbits)));
         }
         // The feature bit also stands for a second algorithm per file; only the count tells.
         let extra_devices = sb.extra_devices.get();
@@ -99,10 +95,7 @@ impl<'a> Erofs<'a> {
             return Err(ErofsError::ExtraDevices(extra_devices));
         }
         let expected = u64::from(sb.blocks.get()) * disk::BLOCK;
-        let truncated = ErofsError::Truncated {
-            expected,
-            found: image.len() as u64,
-        };
+        let truncated = ErofsError::Truncated { expected, found: image.len() as u64 };
         let len = usize::try_from(expected).map_err(|_| truncated)?;
         Ok(Self {
             image: image.get(..len).ok_or(truncated)?,
@@ -176,9 +169,7 @@ fn checksum(from_super: &[u8]) -> u32 {
 
 /// `value` rounded up to a multiple of `unit`.
 fn align_up(value: u64, unit: u64) -> Result<u64, ErofsError> {
-    value
-        .checked_next_multiple_of(unit)
-        .ok_or(ErofsError::OutsideImage(u64::MAX))
+    value.checked_next_multiple_of(unit).ok_or(ErofsError::OutsideImage(u64::MAX))
 }
 
 /// `a + b` for offsets from the image.

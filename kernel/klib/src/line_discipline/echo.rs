@@ -171,8 +171,7 @@ impl LineDiscipline {
             return;
         }
         let echo = self.termios.local(ECHO);
-        let visibly =
-            self.termios.local(ECHOK) && self.termios.local(ECHOKE) && self.termios.local(ECHOE);
+        let visibly = self.termios.local(ECHOK) && self.termios.local(ECHOKE) && self.termios.local(ECHOE);
         if echo && visibly {
             self.erase(Erase::Line, sink);
             return;
@@ -247,12 +246,7 @@ impl LineDiscipline {
         } else if first == b'\t' {
             // The cursor goes back to where the text before the tab ends.
             let width = 8 - self.line_width() % 8;
-            self.echo_raw(
-                b"\x08\x08\x08\x08\x08\x08\x08\x08"
-                    .get(..width)
-                    .unwrap_or_default(),
-                sink,
-            );
+            self.echo_raw(b"\x08\x08\x08\x08\x08\x08\x08\x08".get(..width).unwrap_or_default(), sink);
         } else if self.shows_caret(first) {
             self.echo_raw(b"\x08 \x08\x08 \x08", sink);
         } else if !first.is_ascii_control() {

@@ -23,9 +23,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use cc::{VEOF, VEOL, VEOL2, VERASE, VINTR, VKILL, VLNEXT, VMIN, VQUIT, VREPRINT};
 use cc::{VSTART, VSTOP, VSUSP, VTIME, VWERASE};
-use iflag::{
-    BRKINT, ICRNL, IGNBRK, IGNCR, IMAXBEL, INLCR, ISTRIP, IUCLC, IXANY, IXOFF, IXON, PARMRK,
-};
+use iflag::{BRKINT, ICRNL, IGNBRK, IGNCR, IMAXBEL, INLCR, ISTRIP, IUCLC, IXANY, IXOFF, IXON, PARMRK};
 use lflag::{ECHO, ECHOCTL, ECHONL, EXTPROC, ICANON, IEXTEN, ISIG, NOFLSH};
 
 /// Bytes of the input queue. A line that is being edited holds one less, and a line end always fits: the
@@ -220,21 +218,13 @@ impl LineDiscipline {
         if !self.canonical() {
             return self.committed;
         }
-        self.queue
-            .iter()
-            .take(self.committed)
-            .filter(|slot| **slot & END_OF_FILE == 0)
-            .count()
+        self.queue.iter().take(self.committed).filter(|slot| **slot & END_OF_FILE == 0).count()
     }
 
     /// Whether poll(2) reports input: a whole line or an end of file in canonical mode, else one byte, or
     /// `VMIN` bytes if there is no `VTIME`.
     pub fn readable(&self) -> bool {
-        let wanted = if self.canonical() || self.time_tenths() != 0 {
-            1
-        } else {
-            self.min().max(1)
-        };
+        let wanted = if self.canonical() || self.time_tenths() != 0 { 1 } else { self.min().max(1) };
         self.committed >= wanted
     }
 
@@ -245,11 +235,7 @@ impl LineDiscipline {
     /// dropped, but the end of the line is still taken.
     pub fn room(&self) -> usize {
         let room = (MAX_CANON - 1).saturating_sub(self.queue.len());
-        if room == 0 && self.canonical() && self.committed == 0 {
-            1
-        } else {
-            room
-        }
+        if room == 0 && self.canonical() && self.committed == 0 { 1 } else { room }
     }
 
     /// Takes a byte from the device.
@@ -271,10 +257,7 @@ impl LineDiscipline {
         } else if !self.input_control(byte, sink) {
             self.input_character(byte, sink);
         }
-        if self.termios.input(IXOFF)
-            && !self.throttled
-            && MAX_CANON - self.queue.len() <= THROTTLE_ROOM
-        {
+        if self.termios.input(IXOFF) && !self.throttled && MAX_CANON - self.queue.len() <= THROTTLE_ROOM {
             self.throttled = true;
             self.send_flow_control(VSTOP, sink);
         }
@@ -474,11 +457,7 @@ impl LineDiscipline {
             // end of file that the user did not mean.
             if canonical && slot & END_OF_FILE != 0 {
                 self.consume();
-                return if count == 0 {
-                    ReadState::Eof
-                } else {
-                    ReadState::Data(count)
-                };
+                return if count == 0 { ReadState::Eof } else { ReadState::Data(count) };
             }
             let Some(place) = out.get_mut(count) else {
                 break;

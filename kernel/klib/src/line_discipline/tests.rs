@@ -40,10 +40,7 @@ struct Terminal {
 impl Terminal {
     /// Initial settings, changed by `change`.
     fn new(change: impl FnOnce(&mut Termios)) -> Self {
-        let mut terminal = Self {
-            tty: LineDiscipline::new(),
-            sink: Recorder::default(),
-        };
+        let mut terminal = Self { tty: LineDiscipline::new(), sink: Recorder::default() };
         terminal.set(change);
         terminal
     }
@@ -64,10 +61,7 @@ impl Terminal {
     }
 
     fn type_in(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
-        bytes
-            .as_ref()
-            .iter()
-            .for_each(|byte| self.tty.input(*byte, &mut self.sink));
+        bytes.as_ref().iter().for_each(|byte| self.tty.input(*byte, &mut self.sink));
         self
     }
 
@@ -94,8 +88,7 @@ impl Terminal {
     }
 
     fn line(&mut self) -> Option<String> {
-        self.read(MAX_CANON)
-            .map(|bytes| String::from_utf8(bytes).unwrap())
+        self.read(MAX_CANON).map(|bytes| String::from_utf8(bytes).unwrap())
     }
 }
 
@@ -109,10 +102,7 @@ fn canonical() -> Terminal {
 fn a_line_is_readable_once_it_ends() {
     let mut t = canonical();
     t.type_in("print(1)");
-    assert_eq!(
-        (t.line(), t.tty.readable(), t.tty.available()),
-        (None, false, 0)
-    );
+    assert_eq!((t.line(), t.tty.readable(), t.tty.available()), (None, false, 0));
     t.type_in("\r");
     assert_eq!((t.tty.readable(), t.tty.available()), (true, 9));
     assert_eq!(t.line().unwrap(), "print(1)\n");
@@ -259,11 +249,7 @@ fn readable_waits_for_vmin_bytes_unless_there_is_a_time_limit() {
 fn cbreak_mode_echoes_and_signals_without_lines() {
     let mut t = Terminal::new(|t| t.lflag &= !ICANON);
     t.type_in("a\x7f\r\n\x03");
-    assert_eq!(
-        t.shown(),
-        "a^?\r\n^J^C",
-        "only a translated NL moves the cursor"
-    );
+    assert_eq!(t.shown(), "a^?\r\n^J^C", "only a translated NL moves the cursor");
     assert_eq!(t.sink.signals, [TtySignal::Interrupt]);
     assert_eq!(t.read(9), None, "the signal flushed the input");
 }
@@ -537,18 +523,11 @@ fn iutf8_erases_whole_characters() {
     let mut t = Terminal::new(|t| t.iflag |= IUTF8);
     t.type_in("a\u{e9}\u{20ac}\u{1f40d}\x7f\x7f\x7fz\n");
     let erased = "\x08 \x08".repeat(3);
-    assert_eq!(
-        t.shown(),
-        alloc::format!("a\u{e9}\u{20ac}\u{1f40d}{erased}z\r\n")
-    );
+    assert_eq!(t.shown(), alloc::format!("a\u{e9}\u{20ac}\u{1f40d}{erased}z\r\n"));
     assert_eq!(t.line().unwrap(), "az\n");
     let mut t = canonical();
     t.type_in("\u{e9}\x7f\n");
-    assert_eq!(
-        t.read(9).unwrap(),
-        b"\xc3\n",
-        "without IUTF8 a byte is a character"
-    );
+    assert_eq!(t.read(9).unwrap(), b"\xc3\n", "without IUTF8 a byte is a character");
 }
 
 #[test]
@@ -567,16 +546,10 @@ fn an_erased_tab_moves_the_cursor_back_to_the_text_before_it() {
     assert_eq!(t.shown(), alloc::format!("12345>ab\t{}", "\x08".repeat(8)));
     t.type_in("c\t\t\x7f\x7f");
     // From column 9 to 16 and 24.
-    assert_eq!(
-        t.shown(),
-        alloc::format!("c\t\t{}{}", "\x08".repeat(8), "\x08".repeat(7))
-    );
+    assert_eq!(t.shown(), alloc::format!("c\t\t{}{}", "\x08".repeat(8), "\x08".repeat(7)));
     t.type_in("\x15\x01\t\x7f");
     // A caret sequence at column 6 ends at 8.
-    assert!(
-        t.shown()
-            .ends_with(&alloc::format!("^A\t{}", "\x08".repeat(8)))
-    );
+    assert!(t.shown().ends_with(&alloc::format!("^A\t{}", "\x08".repeat(8))));
 }
 
 #[test]
@@ -600,12 +573,7 @@ fn vkill_erases_the_line_in_the_way_the_echo_flags_say() {
 
 #[test]
 fn vwerase_takes_the_last_word_and_what_follows_it() {
-    for (typed, left) in [
-        ("one two", "one "),
-        ("one two  ", "one "),
-        ("a.b_1;;", "a."),
-        ("word", ""),
-    ] {
+    for (typed, left) in [("one two", "one "), ("one two  ", "one "), ("a.b_1;;", "a."), ("word", "")] {
         let mut t = Terminal::new(|t| t.iflag |= IUTF8);
         t.type_in(typed).type_in("\x17\n");
         assert_eq!(t.line().unwrap(), alloc::format!("{left}\n"));
@@ -721,25 +689,14 @@ fn long_runs_go_out_as_one_slice() {
 fn initial_settings_are_those_of_linux() {
     // `stty -a` on a fresh virtual console: the numbers are TCGETS's.
     let termios = Termios::default();
-    assert_eq!(
-        (termios.iflag, termios.oflag, termios.cflag, termios.lflag),
-        (0x500, 0x5, 0x4bf, 0x8a3b)
-    );
-    assert_eq!(
-        termios.cc,
-        *b"\x03\x1c\x7f\x15\x04\0\x01\0\x11\x13\x1a\0\x12\x0f\x17\x16\0\0\0"
-    );
+    assert_eq!((termios.iflag, termios.oflag, termios.cflag, termios.lflag), (0x500, 0x5, 0x4bf, 0x8a3b));
+    assert_eq!(termios.cc, *b"\x03\x1c\x7f\x15\x04\0\x01\0\x11\x13\x1a\0\x12\x0f\x17\x16\0\0\0");
 }
 
 #[test]
 fn a_window_size_reports_only_real_changes() {
     let mut tty = LineDiscipline::new();
-    let size = Winsize {
-        rows: 24,
-        cols: 80,
-        xpixel: 0,
-        ypixel: 0,
-    };
+    let size = Winsize { rows: 24, cols: 80, xpixel: 0, ypixel: 0 };
     assert!(tty.set_winsize(size));
     assert!(!tty.set_winsize(size));
     assert_eq!(tty.winsize(), size);
@@ -748,8 +705,7 @@ fn a_window_size_reports_only_real_changes() {
 #[test]
 fn no_sequence_of_input_and_settings_breaks_the_state() {
     let mut random = Random::new(0x77);
-    let keys =
-        b"\x03\x04\x08\t\n\r\x0f\x11\x12\x13\x15\x16\x17\x1a\x1c\x7f\0 ab\x80\xc3\xa9\xf0\xff";
+    let keys = b"\x03\x04\x08\t\n\r\x0f\x11\x12\x13\x15\x16\x17\x1a\x1c\x7f\0 ab\x80\xc3\xa9\xf0\xff";
     for round in 0..300 {
         let mut t = canonical();
         for _ in 0..600 {

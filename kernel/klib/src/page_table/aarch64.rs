@@ -110,10 +110,7 @@ impl Format for Aarch64 {
         flags.set(PageFlags::DEVICE, entry & ATTR_MASK == ATTR_DEVICE);
         flags.set(PageFlags::UNCACHED, entry & ATTR_MASK == ATTR_UNCACHED);
         flags.set(PageFlags::COW, entry & SOFTWARE_COW != 0);
-        Entry::Leaf(Leaf {
-            pa: entry & ADDRESS,
-            flags,
-        })
+        Entry::Leaf(Leaf { pa: entry & ADDRESS, flags })
     }
 }
 
@@ -138,14 +135,8 @@ mod tests {
         let common = 0x8000_0000 | 1 << 10 | 0b11 << 8 | 1 << 6 | 1 << 11 | 0b11;
         let (pxn, uxn, read_only) = (1 << 53, 1 << 54, 1 << 7);
         assert_eq!(Aarch64::leaf_entry(0x8000_0000, 0, RW), common | pxn | uxn);
-        assert_eq!(
-            Aarch64::leaf_entry(0x8000_0000, 0, R),
-            common | pxn | uxn | read_only
-        );
-        assert_eq!(
-            Aarch64::leaf_entry(0x8000_0000, 0, RX),
-            common | pxn | read_only
-        );
+        assert_eq!(Aarch64::leaf_entry(0x8000_0000, 0, R), common | pxn | uxn | read_only);
+        assert_eq!(Aarch64::leaf_entry(0x8000_0000, 0, RX), common | pxn | read_only);
         assert_eq!(Aarch64::leaf_entry(0x8000_0000, 0, RW | RX), common | pxn);
         // Bit 55 is the first of those left to software; it withholds the right to write.
         let cow = Aarch64::leaf_entry(0x8000_0000, 0, RW | PageFlags::COW);
@@ -157,32 +148,17 @@ mod tests {
         // Kernel pages: AP[1] clear, UXN always, PXN unless executable, nG clear when global.
         let common = 0x8000_0000 | 1 << 10 | 0b11 << 8 | 1 << 54 | 0b11;
         let global = PageFlags::GLOBAL;
-        assert_eq!(
-            Aarch64::leaf_entry(0x8000_0000, 0, global | PageFlags::EXECUTE),
-            common | 1 << 7
-        );
-        assert_eq!(
-            Aarch64::leaf_entry(0x8000_0000, 0, global | PageFlags::WRITE),
-            common | 1 << 53
-        );
+        assert_eq!(Aarch64::leaf_entry(0x8000_0000, 0, global | PageFlags::EXECUTE), common | 1 << 7);
+        assert_eq!(Aarch64::leaf_entry(0x8000_0000, 0, global | PageFlags::WRITE), common | 1 << 53);
         let both = global | PageFlags::WRITE | PageFlags::EXECUTE;
-        assert_eq!(
-            Aarch64::leaf_entry(0x8000_0000, 0, both),
-            common | 1 << 53,
-            "W^X"
-        );
+        assert_eq!(Aarch64::leaf_entry(0x8000_0000, 0, both), common | 1 << 53, "W^X");
     }
 
     #[test]
     fn memory_types_select_the_bytes_of_mair() {
         // DDI 0487, MAIR_EL1: byte n is attribute n. D8.6.2: Outer Shareable for Device and Non-cacheable.
         let kernel = PageFlags::WRITE | PageFlags::GLOBAL;
-        let attribute = |flags| {
-            (
-                Aarch64::leaf_entry(0, 0, flags) >> 2 & 7,
-                Aarch64::leaf_entry(0, 0, flags) >> 8 & 3,
-            )
-        };
+        let attribute = |flags| (Aarch64::leaf_entry(0, 0, flags) >> 2 & 7, Aarch64::leaf_entry(0, 0, flags) >> 8 & 3);
         assert_eq!(attribute(kernel), (0, 0b11));
         assert_eq!(attribute(kernel | PageFlags::DEVICE), (1, 0b10));
         assert_eq!(attribute(kernel | PageFlags::UNCACHED), (2, 0b10));
@@ -194,13 +170,7 @@ mod tests {
         assert_eq!(Aarch64::leaf_entry(level_size(1), 1, RW) & 3, 0b01);
         assert_eq!(Aarch64::leaf_entry(level_size(2), 2, RW) & 3, 0b01);
         // D8.3.1: 0b01 is reserved at lookup level 3, and at level 0 with a 4 KiB granule and 48-bit addresses.
-        assert_eq!(
-            Aarch64::decode(Aarch64::leaf_entry(level_size(1), 1, RW), 0),
-            Entry::Empty
-        );
-        assert_eq!(
-            Aarch64::decode(Aarch64::leaf_entry(level_size(2), 2, RW), 3),
-            Entry::Empty
-        );
+        assert_eq!(Aarch64::decode(Aarch64::leaf_entry(level_size(1), 1, RW), 0), Entry::Empty);
+        assert_eq!(Aarch64::decode(Aarch64::leaf_entry(level_size(2), 2, RW), 3), Entry::Empty);
     }
 }

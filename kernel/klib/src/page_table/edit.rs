@@ -4,8 +4,8 @@
 //! own, so that a long range costs one descent per table and not one per page.
 
 use super::{
-    ENTRIES, Entry, Format, Found, HALF, Leaf, MapError, PA_LIMIT, PAGE_SIZE, PageFlags, PageTable,
-    ROOT_LEVEL, Span, TableMemory, check_pa, index, level_size,
+    ENTRIES, Entry, Format, Found, HALF, Leaf, MapError, PA_LIMIT, PAGE_SIZE, PageFlags, PageTable, ROOT_LEVEL, Span,
+    TableMemory, check_pa, index, level_size,
 };
 use core::ops::Range;
 
@@ -50,29 +50,12 @@ impl<F: Format> PageTable<F> {
             return Ok(());
         }
         let max_level = if allow_large { F::MAX_LEAF_LEVEL } else { 0 };
-        let mut mapping = Mapping {
-            span,
-            pa,
-            flags,
-            max_level,
-            reached: span.start,
-        };
+        let mut mapping = Mapping { span, pa, flags, max_level, reached: span.start };
         let result = Self::map_table(mem, self.root, ROOT_LEVEL, 0, &mut mapping);
         // An empty span must not be unmapped: rounding would take a whole leaf around it.
         if result.is_err() && mapping.reached > span.start {
-            let done = Span {
-                end: mapping.reached,
-                ..span
-            };
-            Self::unmap_table(
-                mem,
-                self.root,
-                ROOT_LEVEL,
-                0,
-                done,
-                false,
-                &mut |_, _, _| {},
-            );
+            let done = Span { end: mapping.reached, ..span };
+            Self::unmap_table(mem, self.root, ROOT_LEVEL, 0, done, false, &mut |_, _, _| {});
         }
         result
     }
@@ -88,9 +71,7 @@ impl<F: Format> PageTable<F> {
         for index in mapping.span.indices(base, level) {
             let at = base + index as u64 * size;
             let pa = mapping.pa + (at.max(mapping.span.start) - mapping.span.start);
-            let fits = level <= mapping.max_level
-                && mapping.span.holds(at, size)
-                && pa.is_multiple_of(size);
+            let fits = level <= mapping.max_level && mapping.span.holds(at, size) && pa.is_multiple_of(size);
             if fits && F::decode(mem.read(table, index), level) == Entry::Empty {
                 mem.write(table, index, F::leaf_entry(pa, level, mapping.flags));
                 mapping.reached = at + size;
@@ -187,10 +168,7 @@ impl<F: Format> PageTable<F> {
         range: Range<u64>,
         mut f: impl FnMut(u64) -> Option<(u64, PageFlags)>,
     ) -> Result<usize, MapError> {
-        let len = range
-            .end
-            .checked_sub(range.start)
-            .ok_or(MapError::OutOfRange)?;
+        let len = range.end.checked_sub(range.start).ok_or(MapError::OutOfRange)?;
         let span = Span::exact(range.start, len)?;
         let (mut mapped, mut at) = (0, span.start);
         while at < span.end {
@@ -238,13 +216,7 @@ impl<F: Format> PageTable<F> {
         flush: impl FnOnce(),
     ) -> Option<Leaf> {
         check_pa(pa).ok()?;
-        let Found {
-            table,
-            index,
-            level: 0,
-            leaf,
-        } = self.find(mem, va)?
-        else {
+        let Found { table, index, level: 0, leaf } = self.find(mem, va)? else {
             return None;
         };
         mem.write(table, index, 0);
@@ -265,13 +237,7 @@ impl<F: Format> PageTable<F> {
         va: u64,
         flush: impl FnOnce(),
     ) -> Result<bool, MapError> {
-        let Some(Found {
-            table,
-            index,
-            level,
-            leaf,
-        }) = self.find(mem, va)
-        else {
+        let Some(Found { table, index, level, leaf }) = self.find(mem, va) else {
             return Ok(false);
         };
         let Some(lower) = level.checked_sub(1) else {
@@ -346,10 +312,7 @@ impl<F: Format> PageTable<F> {
                 }
             }
         }
-        empty
-            && (0..ENTRIES)
-                .filter(|index| !indices.contains(index))
-                .all(|index| mem.read(table, index) == 0)
+        empty && (0..ENTRIES).filter(|index| !indices.contains(index)).all(|index| mem.read(table, index) == 0)
     }
 
     /// Gives every leaf in `range` that has other rights the rights `flags`, and calls `f` with the address,
@@ -496,12 +459,7 @@ impl<F: Format> PageTable<F> {
     ///
     /// For the end of an address space: no processor may be using the tree, so tables are not cleared
     /// before they are freed.
-    pub fn destroy<M: TableMemory + ?Sized>(
-        &self,
-        mem: &mut M,
-        range: Range<u64>,
-        mut f: impl FnMut(u64, u8, Leaf),
-    ) {
+    pub fn destroy<M: TableMemory + ?Sized>(&self, mem: &mut M, range: Range<u64>, mut f: impl FnMut(u64, u8, Leaf)) {
         if let Some(span) = Span::clipped(&range) {
             Self::destroy_table(mem, self.root, ROOT_LEVEL, 0, span, &mut f);
         }

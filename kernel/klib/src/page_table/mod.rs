@@ -206,11 +206,7 @@ impl Span {
             high => (UPPER, high.saturating_sub(UPPER)),
         };
         let end = range.end.saturating_sub(half).min(HALF);
-        let span = Self {
-            half,
-            start: start & !(PAGE_SIZE - 1),
-            end: end.next_multiple_of(PAGE_SIZE),
-        };
+        let span = Self { half, start: start & !(PAGE_SIZE - 1), end: end.next_multiple_of(PAGE_SIZE) };
         (start < end).then_some(span)
     }
 
@@ -225,10 +221,7 @@ impl Span {
             _ => return Err(MapError::OutOfRange),
         };
         let start = va - half;
-        let end = start
-            .checked_add(len)
-            .filter(|end| *end <= HALF)
-            .ok_or(MapError::OutOfRange)?;
+        let end = start.checked_add(len).filter(|end| *end <= HALF).ok_or(MapError::OutOfRange)?;
         Ok(Self { half, start, end })
     }
 
@@ -284,10 +277,7 @@ impl<F: Format> PageTable<F> {
 
     /// The tree whose root table is at physical address `root`.
     pub const fn from_root(root: u64) -> Self {
-        Self {
-            root,
-            format: PhantomData,
-        }
+        Self { root, format: PhantomData }
     }
 
     /// Physical address of the root table.
@@ -297,23 +287,14 @@ impl<F: Format> PageTable<F> {
 
     /// Where `va` leads: the physical address of that very byte, and the level and flags of its leaf.
     #[inline]
-    pub fn lookup<M: TableMemory + ?Sized>(
-        &self,
-        mem: &M,
-        va: u64,
-    ) -> Option<(u64, u8, PageFlags)> {
+    pub fn lookup<M: TableMemory + ?Sized>(&self, mem: &M, va: u64) -> Option<(u64, u8, PageFlags)> {
         let Found { level, leaf, .. } = self.find(mem, va)?;
         Some((leaf.pa + va % level_size(level), level, leaf.flags))
     }
 
     /// Calls `f` with the address, level and contents of every leaf that shares an address with `range`,
     /// ascending. A large leaf is given whole, even if it reaches out of `range`.
-    pub fn visit<M: TableMemory + ?Sized>(
-        &self,
-        mem: &M,
-        range: Range<u64>,
-        mut f: impl FnMut(u64, u8, Leaf),
-    ) {
+    pub fn visit<M: TableMemory + ?Sized>(&self, mem: &M, range: Range<u64>, mut f: impl FnMut(u64, u8, Leaf)) {
         if let Some(span) = Span::clipped(&range) {
             Self::visit_table(mem, self.root, ROOT_LEVEL, 0, span, &mut f);
         }
@@ -353,12 +334,7 @@ impl<F: Format> PageTable<F> {
             match F::decode(mem.read(table, index), level) {
                 Entry::Empty => return None,
                 Entry::Leaf(leaf) => {
-                    return Some(Found {
-                        table,
-                        index,
-                        level,
-                        leaf,
-                    });
+                    return Some(Found { table, index, level, leaf });
                 }
                 Entry::Table(next) => (table, level) = (next, level.checked_sub(1)?),
             }
@@ -367,11 +343,7 @@ impl<F: Format> PageTable<F> {
 
     /// The level-0 table for `va`, made with the tables above it where they are missing.
     #[inline]
-    fn page_table_of<M: TableMemory + ?Sized>(
-        &self,
-        mem: &mut M,
-        va: u64,
-    ) -> Result<u64, MapError> {
+    fn page_table_of<M: TableMemory + ?Sized>(&self, mem: &mut M, va: u64) -> Result<u64, MapError> {
         let mut table = self.root;
         for level in (1..=ROOT_LEVEL).rev() {
             table = Self::next_table(mem, table, index(va, level), level)?;
@@ -381,12 +353,7 @@ impl<F: Format> PageTable<F> {
 
     /// The table behind entry `index` of `table`, made if the entry is empty.
     #[inline]
-    fn next_table<M: TableMemory + ?Sized>(
-        mem: &mut M,
-        table: u64,
-        index: usize,
-        level: u8,
-    ) -> Result<u64, MapError> {
+    fn next_table<M: TableMemory + ?Sized>(mem: &mut M, table: u64, index: usize, level: u8) -> Result<u64, MapError> {
         match F::decode(mem.read(table, index), level) {
             Entry::Table(next) => Ok(next),
             Entry::Leaf(_) => Err(MapError::AlreadyMapped),

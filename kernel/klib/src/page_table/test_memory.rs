@@ -21,12 +21,7 @@ impl Tables {
     const BASE: u64 = 0x4000_0000;
 
     pub fn new() -> Self {
-        Self {
-            tables: Vec::new(),
-            live: 0,
-            limit: usize::MAX,
-            reads: Cell::new(0),
-        }
+        Self { tables: Vec::new(), live: 0, limit: usize::MAX, reads: Cell::new(0) }
     }
 
     fn at(pa: u64) -> usize {
@@ -52,14 +47,10 @@ impl TableMemory for Tables {
 
     fn read(&self, table: u64, index: usize) -> u64 {
         self.reads.set(self.reads.get() + 1);
-        self.tables[Self::at(table)]
-            .as_ref()
-            .expect("read of a freed table")[index]
+        self.tables[Self::at(table)].as_ref().expect("read of a freed table")[index]
     }
 
     fn write(&mut self, table: u64, index: usize, entry: u64) {
-        self.tables[Self::at(table)]
-            .as_mut()
-            .expect("write to a freed table")[index] = entry;
+        self.tables[Self::at(table)].as_mut().expect("write to a freed table")[index] = entry;
     }
 }

@@ -99,10 +99,7 @@ impl Format for X86_64 {
         flags.set(PageFlags::DEVICE, entry & (PCD | PWT) == PCD | PWT);
         flags.set(PageFlags::UNCACHED, entry & (PCD | PWT) == PCD);
         flags.set(PageFlags::COW, entry & SOFTWARE_COW != 0);
-        Entry::Leaf(Leaf {
-            pa: entry & ADDRESS,
-            flags,
-        })
+        Entry::Leaf(Leaf { pa: entry & ADDRESS, flags })
     }
 }
 
@@ -128,35 +125,19 @@ mod tests {
         assert_eq!(X86_64::leaf_entry(0x8000_0000, 0, RW), xd | 0x8000_0067);
         assert_eq!(X86_64::leaf_entry(0x8000_0000, 0, R), xd | 0x8000_0025);
         assert_eq!(X86_64::leaf_entry(0x8000_0000, 0, RX), 0x8000_0025);
-        assert_eq!(
-            X86_64::leaf_entry(0x8000_0000, 0, RW | PageFlags::COW),
-            xd | 0x8000_0225
-        );
+        assert_eq!(X86_64::leaf_entry(0x8000_0000, 0, RW | PageFlags::COW), xd | 0x8000_0225);
         let kernel = PageFlags::GLOBAL | PageFlags::WRITE;
         assert_eq!(X86_64::leaf_entry(0x8000_0000, 0, kernel), xd | 0x8000_0163);
-        assert_eq!(
-            X86_64::leaf_entry(0x8000_0000, 0, kernel | PageFlags::EXECUTE),
-            xd | 0x8000_0163,
-            "W^X"
-        );
-        assert_eq!(
-            X86_64::leaf_entry(0x8000_0000, 0, kernel | PageFlags::DEVICE),
-            xd | 0x8000_017b
-        );
-        assert_eq!(
-            X86_64::leaf_entry(0x8000_0000, 0, kernel | PageFlags::UNCACHED),
-            xd | 0x8000_0173
-        );
+        assert_eq!(X86_64::leaf_entry(0x8000_0000, 0, kernel | PageFlags::EXECUTE), xd | 0x8000_0163, "W^X");
+        assert_eq!(X86_64::leaf_entry(0x8000_0000, 0, kernel | PageFlags::DEVICE), xd | 0x8000_017b);
+        assert_eq!(X86_64::leaf_entry(0x8000_0000, 0, kernel | PageFlags::UNCACHED), xd | 0x8000_0173);
     }
 
     #[test]
     fn large_pages_have_ps_and_the_pat_has_wc_for_pcd() {
         // SDM 3A, table 4-18: PS is bit 7. 4.9.2: the PAT entry is 4*PAT + 2*PCD + PWT; 01 is write-combining.
         assert_eq!(X86_64::leaf_entry(level_size(1), 1, R) & 0xff, 0xa5);
-        assert_eq!(
-            X86_64::decode(X86_64::leaf_entry(level_size(2), 2, R), 3),
-            Entry::Empty
-        );
+        assert_eq!(X86_64::decode(X86_64::leaf_entry(level_size(2), 2, R), 3), Entry::Empty);
         let bytes = PAT_VALUE.to_le_bytes();
         assert_eq!((bytes[0], bytes[2], bytes[3]), (0x06, 0x01, 0x00));
     }

@@ -13,11 +13,7 @@ impl Scratch {
     /// A new empty folder.
     pub fn new(name: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let unique = format!(
-            "{name}-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
+        let unique = format!("{name}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique);
         fs::create_dir_all(&path).expect("create a scratch folder");
         Self(path)
@@ -44,10 +40,7 @@ pub fn make_image(tree: &Path, options: &[&str]) -> Vec<u8> {
         .output()
         .expect("start mkfs.erofs (install erofs-utils)");
     let message = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "mkfs.erofs {options:?} failed: {message}"
-    );
+    assert!(output.status.success(), "mkfs.erofs {options:?} failed: {message}");
     fs::read(&file).expect("read the image")
 }
 
@@ -95,8 +88,7 @@ pub fn mixture(len: usize) -> Vec<u8> {
 
 /// Fills `root` with a few small files of every kind.
 pub fn small_tree(root: &Path) {
-    let write =
-        |name: &str, data: &[u8]| fs::write(root.join(name), data).expect("write a test file");
+    let write = |name: &str, data: &[u8]| fs::write(root.join(name), data).expect("write a test file");
     fs::create_dir_all(root.join("sub/deep/er")).expect("create folders");
     write("empty", b"");
     write("one", b"1");
@@ -112,9 +104,6 @@ pub fn small_tree(root: &Path) {
     symlink("x/".repeat(150), root.join("long-link")).expect("make a symbolic link");
     fs::set_permissions(root.join("one"), fs::Permissions::from_mode(0o4711)).expect("set a mode");
     for index in 0..150 {
-        write(
-            &format!("sub/deep/entry-{index:03}-with-a-name-of-some-length"),
-            b"x",
-        );
+        write(&format!("sub/deep/entry-{index:03}-with-a-name-of-some-length"), b"x");
     }
 }

@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 /// Fuzz iterations of one test: `PITON_FUZZ_ITERATIONS`, or `default`.
 pub fn iterations(default: u64) -> u64 {
     match std::env::var("PITON_FUZZ_ITERATIONS") {
-        Ok(text) => text
-            .parse()
-            .expect("PITON_FUZZ_ITERATIONS must be a number"),
+        Ok(text) => text.parse().expect("PITON_FUZZ_ITERATIONS must be a number"),
         Err(_) => default,
     }
 }
@@ -56,32 +54,20 @@ const EDGES: [u64; 16] = [
 ];
 
 /// Damages `bytes` in one to eight places. Most are at offsets that `pick` chooses.
-pub fn damage(
-    bytes: &mut Vec<u8>,
-    random: &mut Random,
-    pick: &mut dyn FnMut(&mut Random) -> usize,
-) {
+pub fn damage(bytes: &mut Vec<u8>, random: &mut Random, pick: &mut dyn FnMut(&mut Random) -> usize) {
     for _ in 0..1 + random.below(8) {
         let len = bytes.len();
         if len == 0 {
             return;
         }
-        let at = if random.below(8) == 0 {
-            random.below(len)
-        } else {
-            pick(random) % len
-        };
+        let at = if random.below(8) == 0 { random.below(len) } else { pick(random) % len };
         match random.below(12) {
             0..=2 => bytes[at] ^= 1 << random.below(8),
             3 | 4 => bytes[at] = random.next() as u8,
             5..=8 => {
                 // A little-endian field of 1 to 8 bytes, set to an edge or moved a little.
                 let width = 1 << random.below(4);
-                let at = if random.below(2) == 0 {
-                    at - at % width
-                } else {
-                    at
-                };
+                let at = if random.below(2) == 0 { at - at % width } else { at };
                 let end = (at + width).min(len);
                 let mut field = [0; 8];
                 field[..end - at].copy_from_slice(&bytes[at..end]);

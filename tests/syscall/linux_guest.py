@@ -1,0 +1,53 @@
+"""Process 1 of the Linux guest: makes what Piton's kernel brings by itself, runs the programs, powers off."""
+
+import ctypes
+import fcntl
+import os
+import termios
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+# sys/mount.h
+MS_RDONLY, MS_REMOUNT, MS_BIND = 1, 32, 4096
+# linux/reboot.h
+POWER_OFF = 0x4321FEDC
+
+
+def mount(kind, folder, source="none", flags=0, data=None):
+    os.makedirs(folder, exist_ok=True)
+    if libc.mount(source.encode(), folder.encode(), kind.encode(), flags, data):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), folder)
+
+
+def set_up():
+    mount("proc", "/proc")
+    mount("sysfs", "/sys")
+    mount("devtmpfs", "/dev")
+    mount("devpts", "/dev/pts", data=b"ptmxmode=0666")
+    for folder in ("/tmp", "/run", "/dev/shm"):
+        mount("tmpfs", folder)
+    # On Piton the root image cannot be written to.
+    mount("none", "/usr", "/usr", MS_BIND)
+    mount("none", "/usr", flags=MS_BIND | MS_REMOUNT | MS_RDONLY)
+    os.symlink("/proc/self/fd", "/dev/fd")
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        os.symlink(f"/proc/self/fd/{number}", f"/dev/{name}")
+    libc.sethostname(b"piton", 5)
+
+
+def run(arguments):
+    """Runs the archive again, as a script on the console is run, and ends the machine."""
+    set_up()
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        console = os.open("/dev/ttyAMA0", os.O_RDWR)
+        fcntl.ioctl(console, termios.TIOCSCTTY, 1)
+        for number in range(3):
+            os.dup2(console, number)
+        environment = {"HOME": "/root", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TERM": "linux"}
+        os.execve("/usr/bin/python3", ["python3", os.path.dirname(__file__), *arguments], environment)
+    # Orphans of the programs come here too.
+    while os.wait()[0] != child:
+        pass
+    libc.reboot(POWER_OFF)
