@@ -12,7 +12,7 @@ use hal::Timer;
 use crate::{
     fs::{FileTime, timerfd},
     sync::{IrqLock, Once},
-    task::{scheduler, thread::Thread, wait::Wake as _},
+    task::{scheduler, thread::Thread, vdso, wait::Wake as _},
 };
 
 /// Nanoseconds in a second.
@@ -72,6 +72,16 @@ pub fn add_timer(timer: Arc<dyn Timer>) {
         ns_per_tick: ((u128::from(SECOND) << 32) / u128::from(timer.frequency_hz())) as u64,
         timer,
     });
+    publish();
+}
+
+/// Lets programs compute the clocks themselves.
+fn publish() {
+    let Some(clock) = CLOCK.get() else { return };
+    let offset = REALTIME_OFFSET.load(Ordering::Relaxed);
+    if let Err(error) = vdso::publish(clock.start_ticks, clock.ns_per_tick, offset) {
+        log::error!("no page for clock data: {error}");
+    }
 }
 
 /// Whether there is a timer.
@@ -103,6 +113,7 @@ pub fn realtime_ns() -> u64 {
 /// Sets the wall clock.
 pub fn set_realtime_ns(realtime_ns: u64) {
     REALTIME_OFFSET.store(realtime_ns.wrapping_sub(monotonic_ns()) as i64, Ordering::Relaxed);
+    publish();
     timerfd::realtime_was_set();
 }
 

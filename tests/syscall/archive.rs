@@ -27,9 +27,7 @@ fn add(writer: &mut ZipWriter<Cursor<Vec<u8>>>, folder: &Path, prefix: &str) {
         }
         let name = path.file_name().expect("a file").to_string_lossy();
         let method = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-        writer
-            .start_file(format!("{prefix}{name}"), method)
-            .expect("the name is allowed");
+        writer.start_file(format!("{prefix}{name}"), method).expect("the name is allowed");
         let text = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         writer.write_all(&text).expect("memory takes it");
     }

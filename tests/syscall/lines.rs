@@ -39,10 +39,7 @@ fn checks(lines: &[String]) -> Vec<(String, Vec<&str>)> {
     for line in lines {
         pending.push(line.as_str());
         let name = line.split_once(": ").map(|(name, _)| name);
-        let is_name = |name: &&str| {
-            name.bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-        };
+        let is_name = |name: &&str| name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
         if let Some(name) = name.filter(is_name) {
             found.push((name.to_owned(), std::mem::take(&mut pending)));
         }
@@ -54,19 +51,13 @@ fn checks(lines: &[String]) -> Vec<(String, Vec<&str>)> {
 }
 
 /// What is wrong with what a program printed: differences that are not known, and known ones that are gone.
-pub fn compare(
-    expected: &[String],
-    printed: &[String],
-    known: &BTreeMap<String, String>,
-) -> Vec<String> {
+pub fn compare(expected: &[String], printed: &[String], known: &BTreeMap<String, String>) -> Vec<String> {
     let mut findings = Vec::new();
     let mut printed: BTreeMap<String, Vec<&str>> = checks(printed).into_iter().collect();
     for (name, expected) in checks(expected) {
         let got = printed.remove(&name).unwrap_or_default();
         match (got == expected, known.get(&name)) {
-            (true, Some(_)) => findings.push(format!(
-                "{name}: no longer differs; take it out of known.toml"
-            )),
+            (true, Some(_)) => findings.push(format!("{name}: no longer differs; take it out of known.toml")),
             (false, None) => {
                 findings.extend(expected.iter().map(|line| format!("-{line}")));
                 findings.extend(got.iter().map(|line| format!("+{line}")));
@@ -109,11 +100,7 @@ mod tests {
 
     #[test]
     fn difference_shows_the_whole_check() {
-        let findings = compare(
-            &lines("child\na: 1\n= exit 0"),
-            &lines("a: 1\n= exit 0"),
-            &BTreeMap::new(),
-        );
+        let findings = compare(&lines("child\na: 1\n= exit 0"), &lines("a: 1\n= exit 0"), &BTreeMap::new());
         assert_eq!(findings, ["-child", "-a: 1", "+a: 1"]);
     }
 
@@ -126,11 +113,7 @@ mod tests {
 
     #[test]
     fn missing_and_additional_checks_are_found() {
-        let findings = compare(
-            &lines("a: 1\n= exit 0"),
-            &lines("b: 1\n= exit 0"),
-            &BTreeMap::new(),
-        );
+        let findings = compare(&lines("a: 1\n= exit 0"), &lines("b: 1\n= exit 0"), &BTreeMap::new());
         assert_eq!(findings, ["-a: 1", "+b: 1"]);
     }
 }

@@ -38,11 +38,8 @@ pub fn run(names: &[&str]) -> BTreeMap<String, Vec<String>> {
     let initrd = folder.path().join("initramfs.cpio");
     fs::write(&initrd, files).expect("the archive can be written");
     // What follows `--` is given to process 1.
-    let append = format!(
-        "quiet console=ttyAMA0 rdinit=/usr/bin/python3 -- /{} --linux {}",
-        initramfs::PROGRAM,
-        names.join(" ")
-    );
+    let append =
+        format!("quiet console=ttyAMA0 rdinit=/usr/bin/python3 -- /{} --linux {}", initramfs::PROGRAM, names.join(" "));
     let options = Options {
         image: Some(kernel),
         initrd: Some(initrd),

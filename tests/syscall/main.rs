@@ -47,11 +47,7 @@ fn expected_path(name: &str) -> PathBuf {
 fn wanted() -> Vec<&'static str> {
     let only = std::env::var("PITON_ONLY").unwrap_or_default();
     let only: Vec<&str> = only.split_whitespace().collect();
-    PROGRAMS
-        .iter()
-        .copied()
-        .filter(|name| only.is_empty() || only.contains(name))
-        .collect()
+    PROGRAMS.iter().copied().filter(|name| only.is_empty() || only.contains(name)).collect()
 }
 
 /// What each program printed, from the one run that all tests share.
@@ -78,16 +74,12 @@ fn prints_what_it_prints_on_linux(name: &str) {
         panic!("{name} was not run: the machine went down before");
     };
     let path = expected_path(name);
-    let expected = fs::read_to_string(&path)
-        .unwrap_or_else(|e| panic!("{}: {e}; PITON_RECORD=1 records it", path.display()));
+    let expected =
+        fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}; PITON_RECORD=1 records it", path.display()));
     let expected: Vec<String> = expected.lines().map(Into::into).collect();
     let known = known().remove(name).unwrap_or_default();
     let findings = lines::compare(&expected, printed, &known);
-    assert!(
-        findings.is_empty(),
-        "{name}: - is Linux, + is this run\n{}",
-        findings.join("\n")
-    );
+    assert!(findings.is_empty(), "{name}: - is Linux, + is this run\n{}", findings.join("\n"));
 }
 
 /// The checks that are known to differ, by program, with the reasons.

@@ -39,10 +39,7 @@ pub fn run(names: &[&str]) -> BTreeMap<String, Vec<String>> {
         let status = run::status_byte(output.status);
         let whole = left.len();
         // The one it was in, if the machine went down, is not tried again.
-        if let Some(cut) = left
-            .iter()
-            .copied()
-            .find(|name| !sorted.get(*name).is_some_and(|found| lines::ended(found)))
+        if let Some(cut) = left.iter().copied().find(|name| !sorted.get(*name).is_some_and(|found| lines::ended(found)))
         {
             let down = format!("= machine ended with status {status}; {}", log.display());
             sorted.entry(cut.into()).or_default().push(down);

@@ -4,6 +4,8 @@
 //! in the other direction (a system call came in, a page fault happened) go through [`TrapHandler`], which the kernel
 //! installs once during boot.
 
+use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
+
 use crate::{PhysAddr, UserAddr, VirtAddr};
 
 /// What a faulting access tried to do.
@@ -87,6 +89,28 @@ pub struct SignalSetup {
     pub restorer: UserAddr,
     /// Whether the handler takes `siginfo_t` and the context.
     pub wants_info: bool,
+}
+
+/// The vDSO (vdso(7)): clock reads and the return from signal handlers. It expects the page with [`ClockData`] right
+/// below it.
+pub struct Vdso {
+    /// The ELF image: one page of the kernel's image.
+    pub image: &'static [u8; crate::PAGE_SIZE],
+    /// Where in it signal handlers return to.
+    pub sigreturn: usize,
+}
+
+/// What the vDSO computes clocks from: nanoseconds = (counter - `start_ticks`) * `ns_per_tick` / 2^32.
+#[repr(C)]
+pub struct ClockData {
+    /// Odd while the rest changes.
+    pub sequence: AtomicU32,
+    /// The counter at monotonic time 0.
+    pub start_ticks: AtomicU64,
+    /// Length of a tick, as a 32.32 fixed-point number.
+    pub ns_per_tick: AtomicU64,
+    /// Wall clock minus monotonic time, in nanoseconds.
+    pub realtime_offset: AtomicI64,
 }
 
 /// What the architecture calls when an exception was taken. Interrupts are masked on entry unless said otherwise.
@@ -186,8 +210,8 @@ pub trait Arch: 'static {
     /// the frame is malformed.
     fn restore_signal_frame(bytes: &[u8], frame: &mut Self::TrapFrame, context: &mut Self::Context) -> Option<u64>;
 
-    /// The code of the page mapped into every program, holding the signal return.
-    fn user_helper_code() -> &'static [u8];
+    /// The shared object mapped into every program.
+    fn vdso() -> Vdso;
     /// `AT_HWCAP` and `AT_HWCAP2`.
     fn hwcap() -> (u64, u64);
 

@@ -22,7 +22,9 @@ mod timer;
 mod uart;
 
 pub use address::{PAGE_SHIFT, PAGE_SIZE, PhysAddr, PhysRange, UserAddr, VirtAddr};
-pub use arch::{Arch, FaultAccess, PowerAction, SignalSetup, TrapFrame, TrapHandler, UserException, UserFault};
+pub use arch::{
+    Arch, ClockData, FaultAccess, PowerAction, SignalSetup, TrapFrame, TrapHandler, UserException, UserFault, Vdso,
+};
 pub use config_store::ConfigStore;
 pub use device::{DeviceNode, Driver, IrqSpecifier, ProbeError};
 pub use irq_chip::{Irq, IrqChip, IrqError, IrqHandler, Trigger};

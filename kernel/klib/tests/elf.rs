@@ -11,7 +11,9 @@ const EM_X86_64: u16 = 62;
 const EM_AARCH64: u16 = 183;
 
 /// `e_machine` of the host's programs.
-const HOST_MACHINE: u16 = if cfg!(target_arch = "aarch64") { EM_AARCH64 } else { EM_X86_64 };
+fn host_machine() -> u16 {
+    if std::env::consts::ARCH == "aarch64" { EM_AARCH64 } else { EM_X86_64 }
+}
 
 fn parse(bytes: &[u8], machine: u16) -> Result<ElfImage, ElfError> {
     ElfImage::parse(&bytes, machine)
@@ -54,7 +56,7 @@ fn assert_loadable(image: &ElfImage, len: u64) {
 #[test]
 fn host_program_is_position_independent_with_an_interpreter() {
     let bytes = fs::read("/bin/ls").expect("read /bin/ls");
-    let image = parse(&bytes, HOST_MACHINE).expect("parse /bin/ls");
+    let image = parse(&bytes, host_machine()).expect("parse /bin/ls");
     assert_loadable(&image, bytes.len() as u64);
     assert_eq!(image.kind, ElfKind::Dyn);
     assert_eq!((image.phentsize, image.exec_stack), (56, false));
@@ -66,7 +68,7 @@ fn host_program_is_position_independent_with_an_interpreter() {
     assert!(entry.execute && entry.read && !entry.write);
 
     let loader = fs::read(path).expect("read the interpreter");
-    let loader_image = parse(&loader, HOST_MACHINE).expect("parse the interpreter");
+    let loader_image = parse(&loader, host_machine()).expect("parse the interpreter");
     assert_loadable(&loader_image, loader.len() as u64);
     assert_eq!(loader_image.interp, None);
 }
@@ -78,10 +80,10 @@ fn every_program_of_the_host_parses() {
         let path = entry.expect("entry").path();
         let Ok(bytes) = fs::read(&path) else { continue };
         // Class, byte order and machine as the host's.
-        if !bytes.starts_with(b"\x7fELF\x02\x01") || bytes.get(18..20) != Some(&HOST_MACHINE.to_le_bytes()[..]) {
+        if !bytes.starts_with(b"\x7fELF\x02\x01") || bytes.get(18..20) != Some(&host_machine().to_le_bytes()[..]) {
             continue;
         }
-        let image = parse(&bytes, HOST_MACHINE).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        let image = parse(&bytes, host_machine()).unwrap_or_else(|error| panic!("{path:?}: {error}"));
         assert_loadable(&image, bytes.len() as u64);
         count += 1;
     }

@@ -52,8 +52,10 @@ pub enum Purpose {
     Heap,
     /// The main thread's stack.
     Stack,
-    /// The kernel's helper code.
-    Helper,
+    /// The vDSO's code.
+    Vdso,
+    /// The vDSO's data.
+    ClockData,
 }
 
 /// Where a mapping's pages come from.
@@ -141,7 +143,8 @@ impl MappingInfo {
         let name = match (mapping.purpose, &mapping.source) {
             (Purpose::Heap, _) => "[heap]".into(),
             (Purpose::Stack, _) => "[stack]".into(),
-            (Purpose::Helper, _) => "[vdso]".into(),
+            (Purpose::Vdso, _) => "[vdso]".into(),
+            (Purpose::ClockData, _) => "[vvar]".into(),
             (Purpose::General, Source::Anonymous) => String::new(),
             (Purpose::General, Source::Object { offset: at, path, .. }) => {
                 offset = *at;

@@ -12,6 +12,7 @@ use super::{
     scheduler,
     signal::AltStack,
     thread::{Thread, ThreadAddresses},
+    vdso,
 };
 use crate::{
     arch::{Arch, TrapFrame},
@@ -21,19 +22,14 @@ use crate::{
     },
     mm::{
         address_space::{AddressSpace, Layout, MapRequest},
-        frames::FrameRef,
         mapping::{Mapping, Protection, Purpose, Source},
-        object::VmObject,
         page_up,
     },
     rng,
-    sync::Once,
 };
 
 /// Bytes of the main thread's stack (RLIMIT_STACK).
 pub const STACK_LEN: u64 = 8 << 20;
-/// Where the kernel's helper code is mapped in every program.
-pub const HELPER_ADDRESS: u64 = Arch::USER_END - 2 * PAGE_SIZE as u64;
 /// The stack ends below this, less a random distance.
 const STACK_TOP: u64 = Arch::USER_END - (1 << 20);
 /// Unmapped between the stack and the highest mapping.
@@ -132,7 +128,9 @@ fn load_elf(fs: &FsContext, executable: Path, inode: Arc<dyn Inode>, program: &P
     let memory = AddressSpace::new()?;
     let stack_top = STACK_TOP - random_pages(1 << 14);
     memory.set_top(stack_top - STACK_LEN - STACK_GAP - random_pages(1 << 16));
-    map_fixed(&memory, HELPER_ADDRESS, PAGE_SIZE as u64, helper_mapping()?)?;
+    for (address, mapping) in vdso::mappings()? {
+        map_fixed(&memory, address, PAGE_SIZE as u64, mapping)?;
+    }
     map_fixed(&memory, stack_top - STACK_LEN, STACK_LEN, stack_mapping())?;
 
     let bias = match image.kind {
@@ -178,6 +176,7 @@ fn load_elf(fs: &FsContext, executable: Path, inode: Arc<dyn Inode>, program: &P
         (auxvec::AT_GID, 0),
         (auxvec::AT_EGID, 0),
         (auxvec::AT_SECURE, 0),
+        (auxvec::AT_SYSINFO_EHDR, vdso::ADDRESS),
         (auxvec::AT_MINSIGSTKSZ, Arch::SIGNAL_FRAME_SIZE as u64),
     ];
     let (sp, layout) = build_stack(&memory, stack_top, program, &auxiliary)?;
@@ -224,34 +223,6 @@ fn stack_mapping() -> Mapping {
         purpose: Purpose::Stack,
         source: Source::Anonymous,
     }
-}
-
-/// The page with the signal return, the same frame in every program.
-struct HelperPage(FrameRef);
-
-impl VmObject for HelperPage {
-    fn page(&self, index: u64) -> Result<FrameRef> {
-        if index == 0 { Ok(self.0.clone()) } else { Err(Errno::ENXIO) }
-    }
-    fn identity(&self) -> usize {
-        core::ptr::from_ref(self).addr()
-    }
-}
-
-fn helper_mapping() -> Result<Mapping> {
-    static PAGE: Once<Arc<HelperPage>> = Once::new();
-    let page = PAGE.try_call_once(|| {
-        let frame = FrameRef::zeroed()?;
-        frame.write(0, Arch::user_helper_code());
-        Ok::<_, Errno>(Arc::new(HelperPage(frame)))
-    })?;
-    Ok(Mapping {
-        protection: Protection { read: true, write: false, execute: true },
-        shared: false,
-        may_write: false,
-        purpose: Purpose::Helper,
-        source: Source::Object { object: page.clone(), offset: 0, path: None },
-    })
 }
 
 /// Maps the segments: file pages in place, the rest of the last page and what follows zero.

@@ -10,4 +10,5 @@ pub mod scheduler;
 pub mod signal;
 pub mod thread;
 pub mod trap;
+pub mod vdso;
 pub mod wait;

@@ -478,7 +478,7 @@ fn enter_handler(
         restorer: UserAddr::new(if action.flags & SA_RESTORER != 0 {
             action.restorer
         } else {
-            super::exec::HELPER_ADDRESS
+            super::vdso::sigreturn_address()
         }),
         wants_info: action.flags & u64::from(linux::SA_SIGINFO) != 0,
     };

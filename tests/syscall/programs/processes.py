@@ -267,7 +267,11 @@ def running_program_cannot_be_written():
     busy = outcome(os.open, "copy", os.O_WRONLY)
     process.communicate(b"\n")
     writer = os.open("copy", os.O_WRONLY)
-    return busy, outcome(os.execv, "./copy", ["x"]), writer > 0
+
+    def run():
+        print(outcome(os.execv, "./copy", ["./copy", "-c", ""]), flush=True)
+
+    return busy, in_child(run), writer > 0
 
 
 @check

@@ -3,10 +3,10 @@
 use core::{arch::asm, ops::Range};
 
 use aarch64_cpu::registers::{DAIF, MPIDR_EL1, TPIDR_EL1};
-use hal::{Arch, PhysAddr, PowerAction, SignalSetup, TrapHandler, UserAddr, VirtAddr};
+use hal::{Arch, PhysAddr, PowerAction, SignalSetup, TrapHandler, UserAddr, Vdso, VirtAddr};
 use tock_registers::interfaces::{Readable, Writeable};
 
-use crate::{Context, TrapFrame, boot, context, cpu, mmu, power, signal, trap, user_copy};
+use crate::{Context, TrapFrame, boot, context, cpu, mmu, power, signal, trap, user_copy, vdso};
 
 /// The AArch64 architecture.
 pub enum Aarch64 {}
@@ -100,8 +100,8 @@ impl Arch for Aarch64 {
         signal::restore(bytes, frame, context)
     }
 
-    fn user_helper_code() -> &'static [u8] {
-        &signal::HELPER_CODE
+    fn vdso() -> Vdso {
+        vdso::vdso()
     }
     fn hwcap() -> (u64, u64) {
         cpu::hwcap()

@@ -15,6 +15,7 @@ mod signal;
 mod timer;
 mod trap;
 mod user_copy;
+mod vdso;
 
 pub use boot::BootInfo;
 pub use context::Context;

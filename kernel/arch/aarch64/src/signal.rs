@@ -33,9 +33,6 @@ pub(crate) const USED_SIZE: usize = offset::TERMINATOR + 16;
 
 const _: () = assert!(FRAME_SIZE == 4688 && FRAME_SIZE.is_multiple_of(16));
 
-/// `mov x8, #139 (rt_sigreturn); svc #0`.
-pub(crate) static HELPER_CODE: [u8; 8] = [0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4];
-
 fn put(out: &mut [u8], at: usize, bytes: &[u8]) {
     if let Some(slot) = out.get_mut(at..at + bytes.len()) {
         slot.copy_from_slice(bytes);
