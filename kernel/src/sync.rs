@@ -5,7 +5,8 @@
 //! switch, a user copy or another subsystem's callback unless the lock order below says so.
 //!
 //! Lock order, outermost first: process, fd table, dentry, inode, socket or pipe, address space, wait queue, timer queue,
-//! run queue, frame allocator, heap, log.
+//! run queue, log, heap, kernel page table, frame allocator. Where the heap is asked for memory the kernel page table and
+//! the frame allocator must be free.
 
 use core::ops::{Deref, DerefMut};
 

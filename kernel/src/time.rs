@@ -7,9 +7,10 @@
 use alloc::{collections::BTreeMap, sync::Arc};
 use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use hal::Timer;
+use hal::{Arch as _, Timer};
 
 use crate::{
+    arch::Arch,
     fs::{FileTime, timerfd},
     sync::{IrqLock, Once},
     task::{scheduler, thread::Thread, vdso, wait::Wake as _},
@@ -143,6 +144,13 @@ pub fn set_timer(deadline_ns: u64, action: TimerAction) -> TimerHandle {
 
 /// Makes sure an interrupt comes at `deadline_ns` or before.
 pub fn program(deadline_ns: u64) {
+    // The interrupt itself programs the timer too.
+    let state = Arch::mask_interrupts();
+    program_masked(deadline_ns);
+    Arch::restore_interrupts(state);
+}
+
+fn program_masked(deadline_ns: u64) {
     if deadline_ns >= PROGRAMMED.load(Ordering::Relaxed) {
         return;
     }

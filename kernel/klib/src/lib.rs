@@ -8,7 +8,9 @@
 //! - [`erofs`]: the read-only root file system, read in place.
 //! - [`range_map`]: the ordered map of address ranges behind a process's memory map.
 //! - [`frames`]: the allocator of physical page frames.
+//! - [`slab`]: the size classes and slabs of the kernel heap.
 //! - [`page_table`]: the four-level page tables of AArch64 and x86-64.
+//! - [`run_queue`]: the fair order of threads that are ready to run.
 //! - [`line_discipline`]: the terminal line discipline of termios(3).
 #![no_std]
 #![forbid(unsafe_code)]
@@ -23,6 +25,8 @@ pub mod frames;
 pub mod line_discipline;
 pub mod page_table;
 pub mod range_map;
+pub mod run_queue;
+pub mod slab;
 
 #[cfg(test)]
 mod test_random;

@@ -48,10 +48,12 @@ pub fn add_range(range: core::ops::Range<u64>) {
     let Some(frames) = FRAMES.get() else { return };
     let start = range.start.next_multiple_of(PAGE_SIZE as u64).saturating_sub(frames.base) >> PAGE_SHIFT;
     let end = range.end.saturating_sub(frames.base) >> PAGE_SHIFT;
-    if start < end
-        && let Some(allocator) = ALLOCATOR.lock().as_mut()
-        && let Err(error) = allocator.add_range(start as u32, end as u32)
-    {
+    if start >= end {
+        return;
+    }
+    // The lock is free again before the log allocates memory.
+    let added = ALLOCATOR.lock().as_mut().map(|allocator| allocator.add_range(start as u32, end as u32));
+    if let Some(Err(error)) = added {
         log::warn!("memory {range:#x?} not used: {error}");
     }
 }
@@ -87,9 +89,9 @@ pub fn free_kernel(address: PhysAddr, order: u8) {
     if let Some(word) = frames.executable.get(index as usize / 32) {
         word.fetch_and(!(1 << (index % 32)), Ordering::Relaxed);
     }
-    if let Some(allocator) = ALLOCATOR.lock().as_mut()
-        && let Err(error) = allocator.free(index as u32, order)
-    {
+    // The lock is free again before the log allocates memory.
+    let freed = ALLOCATOR.lock().as_mut().map(|allocator| allocator.free(index as u32, order));
+    if let Some(Err(error)) = freed {
         log::error!("frame {address} order {order} not freed: {error}");
     }
 }

@@ -1,57 +1,199 @@
-//! The kernel heap: `linked_list_allocator` over a stretch of kernel space that grows by whole pages.
+//! The kernel heap.
 //!
-//! It starts on memory in the image, so that the device tree can be read before physical memory is known.
+//! Purpose: the global allocator, in which every request and every release takes a fixed number of steps, whatever else
+//! is allocated. Three parts, by size:
+//!
+//! - up to 2 KiB: blocks from slabs, which [`klib::slab`] keeps the books of, one [`Cache`] and one lock a class;
+//! - up to 4 MiB: a run of 2^n pages from the frame allocator;
+//! - the rest (larger still, no run of that length left, or too early for there to be frames): `linked_list_allocator`
+//!   over a window of kernel space that grows by single pages. It starts on memory in the image, so that the device
+//!   tree can be read before physical memory is known.
+//!
+//! Slabs and runs are used where they are in the linear mapping and go back to the frame allocator; the window is
+//! elsewhere in the address space, so a block's address tells whose it is, and its layout the rest. Neighbours:
+//! [`frames`] gives memory, [`kernel_space`] maps the window's growth. No lock is held while frames are asked for or
+//! given back, but for the window's. Why not `linked_list_allocator` alone: docs/decisions/0003-kernel-heap.md.
 
 use core::{
     alloc::{GlobalAlloc, Layout},
     ptr::{self, NonNull},
 };
 
+use hal::{Arch as _, PAGE_SHIFT, PhysAddr};
+use klib::{
+    frames::MAX_ORDER,
+    slab::{Cache, Class, Header, Headers},
+};
 use linked_list_allocator::Heap;
 
-use crate::{mm::kernel_space, sync::IrqLock};
+use super::{PAGE_SIZE, frames, kernel_space};
+use crate::{arch::Arch, sync::IrqLock};
 
-/// Growth steps are at least this many bytes.
-const GROWTH: usize = 256 << 10;
+/// The window's growth steps are at least this many bytes, memory permitting.
+const GROWTH: usize = 64 << 10;
 
-struct KernelHeap(IrqLock<Heap>);
+struct KernelHeap {
+    caches: [IrqLock<Cache>; Class::COUNT],
+    window: IrqLock<Heap>,
+}
 
 #[global_allocator]
-static HEAP: KernelHeap = KernelHeap(IrqLock::new(Heap::empty()));
+static HEAP: KernelHeap = KernelHeap {
+    caches: {
+        let mut caches = [const { IrqLock::new(Cache::new(Class::ALL[0])) }; Class::COUNT];
+        let mut index = 0;
+        while index < caches.len() {
+            caches[index] = IrqLock::new(Cache::new(Class::ALL[index]));
+            index += 1;
+        }
+        caches
+    },
+    window: IrqLock::new(Heap::empty()),
+};
 
-/// Starts the heap on `len` bytes mapped at `start`.
+/// Starts the heap on `len` bytes mapped at `start`, the beginning of the heap window.
 ///
 /// # Safety
 /// The bytes are mapped for good and used by nobody else; called once.
 pub unsafe fn init(start: *mut u8, len: usize) {
     // SAFETY: the caller's promise.
-    unsafe { HEAP.0.lock().init(start, len) };
+    unsafe { HEAP.window.lock().init(start, len) };
 }
 
-// SAFETY: `Heap` hands out disjoint, aligned blocks; the lock keeps callers apart.
-unsafe impl GlobalAlloc for KernelHeap {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let mut heap = self.0.lock();
+/// Where a block of some layout belongs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Home {
+    Slab(Class),
+    /// 2^order pages.
+    Run(u8),
+    Window,
+}
+
+impl Home {
+    #[inline]
+    fn of(layout: Layout) -> Self {
+        if let Some(class) = Class::of(layout.size(), layout.align()) {
+            return Self::Slab(class);
+        }
+        // Runs are aligned to their own length.
+        let pages = layout.size().max(layout.align()).div_ceil(PAGE_SIZE);
+        match pages.next_power_of_two().trailing_zeros() as u8 {
+            order @ 0..=MAX_ORDER => Self::Run(order),
+            _ => Self::Window,
+        }
+    }
+}
+
+/// Reaches the headers of slabs in the linear mapping.
+struct Slabs;
+
+impl Headers for Slabs {
+    fn header(&self, slab: usize) -> &Header {
+        // SAFETY: `refill` wrote a header there, and it is changed only through its cells, by the cache that is locked.
+        // For a block that was never allocated it is whatever is in memory at that address, of which any is a header.
+        unsafe { &*ptr::with_exposed_provenance(slab) }
+    }
+}
+
+/// 2^`order` pages in the linear mapping.
+fn alloc_run(order: u8) -> Option<NonNull<u8>> {
+    NonNull::new(frames::linear(frames::alloc_kernel(order)?))
+}
+
+fn free_run(address: usize, order: u8) {
+    frames::free_kernel(PhysAddr::new((address - Arch::LINEAR_BASE) as u64), order);
+}
+
+impl KernelHeap {
+    fn alloc_block(&self, class: Class) -> Option<NonNull<u8>> {
+        let cache = self.caches.get(class.index())?;
+        let mut block = cache.lock().alloc(&Slabs);
+        while block.is_none() {
+            let slab = alloc_run(class.order())?;
+            // SAFETY: fresh memory of at least a page.
+            unsafe { slab.cast::<Header>().write(Header::new(class)) };
+            let mut cache = cache.lock();
+            cache.add_slab(&Slabs, slab.addr().get());
+            block = cache.alloc(&Slabs);
+        }
+        NonNull::new(ptr::with_exposed_provenance_mut(block?))
+    }
+
+    fn free_block(&self, class: Class, address: usize) {
+        let Some(cache) = self.caches.get(class.index()) else { return };
+        let freed = cache.lock().free(&Slabs, address);
+        match freed {
+            Ok(None) => {}
+            Ok(Some(slab)) => free_run(slab, class.order()),
+            // Only unsafe code can get here. It would damage other data next.
+            Err(error) => panic!("heap: {address:#x} not freed as {} bytes: {error}", class.size()),
+        }
+    }
+
+    fn alloc_in_window(&self, layout: Layout) -> Option<NonNull<u8>> {
+        let mut heap = self.window.lock();
         if let Ok(block) = heap.allocate_first_fit(layout) {
-            return block.as_ptr();
+            return Some(block);
         }
         // Room for the block wherever its alignment puts it, and the allocator's own hole headers.
-        let wanted = (layout.size() + layout.align() + 64).next_multiple_of(GROWTH);
-        let grown = kernel_space::grow_heap(heap.top(), wanted)
-            || kernel_space::grow_heap(heap.top(), (layout.size() + layout.align() + 64).next_multiple_of(4096));
-        if !grown {
-            return ptr::null_mut();
+        let wanted = layout.size().checked_add(layout.align())?.checked_add(64)?.checked_next_multiple_of(PAGE_SIZE)?;
+        let free = frames::stats().free.saturating_mul(PAGE_SIZE);
+        if free < wanted {
+            return None;
         }
-        let added = kernel_space::heap_end() - heap.top().addr();
-        // SAFETY: grow_heap mapped these bytes right behind the heap.
-        unsafe { heap.extend(added) };
-        heap.allocate_first_fit(layout).map_or(ptr::null_mut(), NonNull::as_ptr)
+        let grown = kernel_space::grow_heap(wanted.max(GROWTH).min(free));
+        if grown > 0 {
+            // SAFETY: grow_heap mapped these bytes right behind the heap.
+            unsafe { heap.extend(grown) };
+        }
+        heap.allocate_first_fit(layout).ok()
+    }
+}
+
+// SAFETY: slabs, runs and the window are disjoint memory, and each part hands out disjoint, aligned blocks of at least
+// the layout's size; locks keep callers apart.
+unsafe impl GlobalAlloc for KernelHeap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let block = match Home::of(layout) {
+            Home::Slab(class) => self.alloc_block(class),
+            Home::Run(order) => alloc_run(order),
+            Home::Window => None,
+        };
+        block.or_else(|| self.alloc_in_window(layout)).map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        if let Some(block) = NonNull::new(block) {
+        if kernel_space::HEAP_WINDOW.contains(&block.addr())
+            && let Some(block) = NonNull::new(block)
+        {
             // SAFETY: the caller gives back what `alloc` gave, with the same layout.
-            unsafe { self.0.lock().deallocate(block, layout) };
+            unsafe { self.window.lock().deallocate(block, layout) };
+            return;
         }
+        match Home::of(layout) {
+            Home::Slab(class) => self.free_block(class, block.addr()),
+            Home::Run(order) => free_run(block.addr(), order),
+            Home::Window => {}
+        }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: the caller promises that the size does not overflow when rounded up to the alignment.
+        let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
+        let home = Home::of(layout);
+        if home == Home::of(new) && home != Home::Window && !kernel_space::HEAP_WINDOW.contains(&block.addr()) {
+            // A block has room for every size of its class, a run for every size of its order.
+            return block;
+        }
+        // SAFETY: the caller's promise about `layout` and `new_size`.
+        let moved = unsafe { self.alloc(new) };
+        if !moved.is_null() {
+            // SAFETY: two different blocks of at least this many bytes; the caller gives the old one up.
+            unsafe {
+                ptr::copy_nonoverlapping(block, moved, layout.size().min(new_size));
+                self.dealloc(block, layout);
+            }
+        }
+        moved
     }
 }

@@ -28,8 +28,8 @@ use crate::{
 const TREE_WINDOW: Range<usize> = window(0, 16 << 20);
 /// Register blocks.
 const MMIO_WINDOW: Range<usize> = window(1 << 30, 1 << 30);
-/// The heap.
-const HEAP_WINDOW: Range<usize> = window(1 << 36, 1 << 36);
+/// What of the heap is not in the linear mapping (heap.rs).
+pub const HEAP_WINDOW: Range<usize> = window(1 << 36, 1 << 36);
 /// Kernel stacks (stack.rs).
 pub const STACK_WINDOW: Range<usize> = window(1 << 37, 1 << 36);
 /// Uncached aliases of memory for devices that do not snoop caches.
@@ -258,19 +258,12 @@ fn intersect(range: &Range<u64>, others: &[Range<u64>]) -> Vec<Range<u64>> {
     subtract(core::slice::from_ref(range), &outside)
 }
 
-/// The heap's end.
-pub fn heap_end() -> usize {
-    HEAP_END.load(Ordering::Relaxed)
-}
-
-/// Maps `len` more bytes behind the heap, which ends at `top`; `false` when memory is short.
-pub fn grow_heap(top: *mut u8, len: usize) -> bool {
-    let start = top.addr().next_multiple_of(PAGE_SIZE);
-    if start != heap_end() || start + len > HEAP_WINDOW.end {
-        return false;
-    }
+/// Maps `len` more bytes, whole pages, behind the heap window's used part. Returns how many it mapped: fewer when memory
+/// is short.
+pub fn grow_heap(len: usize) -> usize {
+    let start = HEAP_END.load(Ordering::Relaxed);
     let mut mapped = 0;
-    while mapped < len {
+    while mapped < len && start + mapped < HEAP_WINDOW.end {
         let Some(frame) = frames::alloc_kernel(0) else { break };
         if map(start + mapped, frame.get(), PAGE_SIZE as u64, DATA).is_err() {
             frames::free_kernel(frame, 0);
@@ -279,7 +272,7 @@ pub fn grow_heap(top: *mut u8, len: usize) -> bool {
         mapped += PAGE_SIZE;
     }
     HEAP_END.store(start + mapped, Ordering::Relaxed);
-    mapped == len
+    mapped
 }
 
 /// Maps pages of fresh memory at `address`, for a kernel stack. `false` when memory is short.
@@ -297,7 +290,8 @@ pub fn map_stack(address: usize, pages: usize) -> bool {
 
 /// Unmaps a range and frees the frames behind it.
 pub fn unmap_owned(range: Range<usize>) {
-    let mut freed = Vec::new();
+    // The heap may need the table to grow, so it is not asked while the table is locked.
+    let mut freed = Vec::with_capacity(range.len() / PAGE_SIZE);
     {
         let _guard = TABLE.lock();
         let result = kernel_table()

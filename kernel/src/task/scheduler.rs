@@ -1,10 +1,11 @@
 //! The scheduler: which thread a CPU runs.
 //!
-//! Each CPU has a queue of runnable threads and runs them in turn. A thread keeps the CPU until it blocks, or its time
-//! slice is over while another waits; slices are armed only then, so a thread alone is never interrupted. The kernel
+//! Each CPU has a queue of runnable threads ([`klib::run_queue`]) and runs the one that has had the least CPU time. A
+//! thread keeps the CPU until it blocks, until its time slice is over while another waits, or until one wakes that has
+//! had clearly less. Slices are armed only while somebody waits, so a thread alone is never interrupted. The kernel
 //! itself is not preempted: a switch happens where a thread blocks or on the way back to a program.
 
-use alloc::{collections::VecDeque, sync::Arc};
+use alloc::sync::Arc;
 use core::{
     marker::PhantomData,
     mem::ManuallyDrop,
@@ -14,6 +15,7 @@ use core::{
 };
 
 use hal::Arch as _;
+use klib::run_queue::{self, RunQueue};
 
 use super::thread::{RunState, Thread};
 use crate::{
@@ -32,7 +34,7 @@ pub struct Cpu {
     /// Whom we switched from; its reference is dropped by who runs next.
     previous: AtomicPtr<Thread>,
     idle: Once<Arc<Thread>>,
-    queue: IrqLock<VecDeque<Arc<Thread>>>,
+    queue: IrqLock<RunQueue<Arc<Thread>>>,
     reschedule: AtomicBool,
     slice_end_ns: AtomicU64,
     switched_ns: AtomicU64,
@@ -43,7 +45,7 @@ static BOOT_CPU: Cpu = Cpu {
     current: AtomicPtr::new(ptr::null_mut()),
     previous: AtomicPtr::new(ptr::null_mut()),
     idle: Once::new(),
-    queue: IrqLock::new(VecDeque::new()),
+    queue: IrqLock::new(RunQueue::new()),
     reschedule: AtomicBool::new(false),
     slice_end_ns: AtomicU64::new(u64::MAX),
     switched_ns: AtomicU64::new(0),
@@ -102,11 +104,7 @@ pub fn idle_loop() -> ! {
 
 /// Puts a new thread on the queue.
 pub fn start(thread: Arc<Thread>) {
-    let cpu = this_cpu();
-    let mut queue = cpu.queue.lock();
-    thread.set_run_state(RunState::Runnable);
-    queue.push_back(thread);
-    cpu.wanted(&queue);
+    this_cpu().enqueue(&mut this_cpu().queue.lock(), &thread);
 }
 
 /// Makes a blocked thread runnable; nothing where it is not blocked.
@@ -121,9 +119,7 @@ pub fn wake(thread: &Arc<Thread>) {
         thread.set_run_state(RunState::Running);
         return;
     }
-    thread.set_run_state(RunState::Runnable);
-    queue.push_back(thread.clone());
-    cpu.wanted(&queue);
+    cpu.enqueue(&mut queue, thread);
 }
 
 /// Announces that the thread is about to block; a wake from now on makes [`schedule`] return soon.
@@ -138,9 +134,9 @@ pub fn cancel_block(thread: &Thread) {
     thread.set_run_state(RunState::Running);
 }
 
-/// Lets others run first.
+/// Lets whoever waits run first, however much this thread is due.
 pub fn yield_now() {
-    schedule();
+    switch_away(true);
 }
 
 /// Whether the running thread should give up the CPU on its way out of the kernel.
@@ -168,13 +164,23 @@ pub fn switches() -> u64 {
 }
 
 impl Cpu {
-    /// Somebody waits in the queue: at once instead of the idle thread, else when the slice is over.
-    fn wanted(&self, _queue: &VecDeque<Arc<Thread>>) {
-        let current = self.current.load(Ordering::Relaxed);
+    /// Queues a thread that is new or wakes, and sees to it that it gets its turn.
+    fn enqueue(&self, queue: &mut RunQueue<Arc<Thread>>, thread: &Arc<Thread>) {
+        thread.set_run_state(RunState::Runnable);
+        let run_time_ns = queue.push_waking(thread.run_time_ns(), thread.clone());
+        thread.set_run_time_ns(run_time_ns);
+        let current = self.current.load(Ordering::Relaxed).cast_const();
         if self.idle.get().is_some_and(|idle| ptr::eq(Arc::as_ptr(idle), current)) {
             self.reschedule.store(true, Ordering::Relaxed);
+            return;
+        }
+        let now = time::monotonic_ns();
+        // SAFETY: the CPU's reference keeps the running thread alive.
+        let running_ns = unsafe { (*current).run_time_ns() } + (now - self.switched_ns.load(Ordering::Relaxed));
+        if run_queue::preempts(run_time_ns, running_ns) {
+            self.reschedule.store(true, Ordering::Relaxed);
         } else if self.slice_end_ns.load(Ordering::Relaxed) == u64::MAX {
-            self.arm_slice(time::monotonic_ns());
+            self.arm_slice(now);
         }
     }
 
@@ -184,61 +190,65 @@ impl Cpu {
         time::program(end);
     }
 
-    /// The next thread to run. The running one queues up again unless it blocks or is the idle one.
-    fn pick(&self, running: *const Thread) -> *const Thread {
+    /// The next thread to run, with a reference where it is not the running one, which queues up again unless it
+    /// blocks, is the idle one, or goes on because nobody is more due.
+    fn pick(&self, running: *const Thread, yielding: bool, now_ns: u64) -> *const Thread {
         let mut queue = self.queue.lock();
         let idle = self.idle.get().map_or(ptr::null(), Arc::as_ptr);
         // SAFETY: the CPU's reference keeps the running thread alive.
         let stays = !ptr::eq(running, idle) && unsafe { (*running).run_state() } == RunState::Running;
-        let next = match queue.pop_front() {
+        // SAFETY: as above.
+        let goes_on = stays && !yielding && !queue.beats(unsafe { (*running).run_time_ns() });
+        let next = if goes_on { None } else { queue.pop() };
+        let next = match next {
             Some(next) => {
                 if stays {
-                    // SAFETY: the reference that `current` held goes to the queue; `next` brings its own.
+                    // SAFETY: a reference of the queue's own, beside the CPU's.
                     let thread = unsafe {
                         Arc::increment_strong_count(running);
                         Arc::from_raw(running)
                     };
                     thread.set_run_state(RunState::Runnable);
-                    queue.push_back(thread);
+                    queue.push(thread.run_time_ns(), thread);
                 }
                 Arc::into_raw(next)
             }
-            None if stays => return running,
+            None if stays => running,
             None => match self.idle.get() {
-                Some(idle) => Arc::into_raw(idle.clone()),
-                None => return running,
+                Some(idle) if !ptr::eq(running, Arc::as_ptr(idle)) => Arc::into_raw(idle.clone()),
+                _ => running,
             },
         };
         if queue.is_empty() {
             self.slice_end_ns.store(u64::MAX, Ordering::Relaxed);
         } else {
-            self.slice_end_ns.store(0, Ordering::Relaxed);
+            self.arm_slice(now_ns);
         }
         next
     }
 }
 
-/// Runs another thread if one is waiting or this one blocks; returns when this one runs again.
+/// Runs another thread if this one blocks or one that is more due waits; returns when this one runs again.
 pub fn schedule() {
+    switch_away(false);
+}
+
+fn switch_away(yielding: bool) {
     let state = Arch::mask_interrupts();
     let cpu = this_cpu();
     cpu.reschedule.store(false, Ordering::Relaxed);
+    let now = time::monotonic_ns();
+    cpu.account(now);
     let from = cpu.current.load(Ordering::Relaxed).cast_const();
-    let to = cpu.pick(from);
+    let to = cpu.pick(from, yielding, now);
     if ptr::eq(from, to) {
-        cpu.slice_end_ns.store(u64::MAX, Ordering::Relaxed);
         Arch::restore_interrupts(state);
         return;
     }
     // SAFETY: both are alive: `from` through the CPU's reference, which moves to `previous`; `to` through the
     // reference `pick` gave, which moves to `current`. Interrupts are masked; `to` runs nowhere.
     unsafe {
-        let now = time::monotonic_ns();
-        (*from).add_cpu_time(now - cpu.switched_ns.swap(now, Ordering::Relaxed));
         (*to).set_run_state(RunState::Running);
-        if cpu.slice_end_ns.load(Ordering::Relaxed) == 0 {
-            cpu.arm_slice(now);
-        }
         cpu.switches.fetch_add(1, Ordering::Relaxed);
         cpu.previous.store(from.cast_mut(), Ordering::Relaxed);
         cpu.current.store(to.cast_mut(), Ordering::Relaxed);
@@ -249,12 +259,19 @@ pub fn schedule() {
     Arch::restore_interrupts(state);
 }
 
-/// Adds what the running thread has used since it was switched to, so that its CPU time is up to date.
+impl Cpu {
+    /// Adds what the running thread has used since it was switched to or last counted.
+    fn account(&self, now_ns: u64) {
+        let used = now_ns - self.switched_ns.swap(now_ns, Ordering::Relaxed);
+        // SAFETY: the CPU's reference keeps the running thread alive.
+        unsafe { (*self.current.load(Ordering::Relaxed)).add_cpu_time(used) };
+    }
+}
+
+/// Brings the running thread's CPU time up to date.
 pub fn account() {
     let state = Arch::mask_interrupts();
-    let cpu = this_cpu();
-    let now = time::monotonic_ns();
-    current().add_cpu_time(now - cpu.switched_ns.swap(now, Ordering::Relaxed));
+    this_cpu().account(time::monotonic_ns());
     Arch::restore_interrupts(state);
 }
 

@@ -68,6 +68,8 @@ pub struct Thread {
     run_state: AtomicU8,
     name: IrqLock<[u8; 16]>,
     cpu_time_ns: AtomicU64,
+    /// The scheduler's virtual run time.
+    run_time_ns: AtomicU64,
     started_ns: u64,
     /// Something is to be done before the program goes on: a signal, its end, a stop, a call to restart.
     attention: AtomicBool,
@@ -146,6 +148,7 @@ impl Thread {
             run_state: AtomicU8::new(RunState::Blocked as u8),
             name: IrqLock::new([0; 16]),
             cpu_time_ns: AtomicU64::new(0),
+            run_time_ns: AtomicU64::new(0),
             started_ns: crate::time::monotonic_ns(),
             attention: AtomicBool::new(false),
             syscall_argument: AtomicU64::new(0),
@@ -208,6 +211,15 @@ impl Thread {
 
     pub(super) fn add_cpu_time(&self, ns: u64) {
         self.cpu_time_ns.fetch_add(ns, Ordering::Relaxed);
+        self.run_time_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    pub(super) fn run_time_ns(&self) -> u64 {
+        self.run_time_ns.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_run_time_ns(&self, ns: u64) {
+        self.run_time_ns.store(ns, Ordering::Relaxed);
     }
 
     /// Whether it runs.

@@ -1,0 +1,129 @@
+//! The queue of threads that are ready to run, in the order in which fairness wants them.
+//!
+//! Every thread has a virtual run time: the CPU time it has had. The one with the least runs next. A thread that slept
+//! comes back with what it had, but at most [`SLEEPER_CREDIT_NS`] behind the others, so that it answers soon and yet
+//! cannot hold the CPU for all the time it slept through. That is the scheme of Linux's CFS without weights.
+//!
+//! [`RunQueue`] only orders; the kernel's scheduler locks it, switches and keeps the time.
+
+use alloc::collections::BTreeMap;
+
+/// How far behind the others a thread may be when it comes back from a sleep, in nanoseconds.
+pub const SLEEPER_CREDIT_NS: u64 = 3_000_000;
+/// How much less than the running thread one that wakes must have had to take the CPU from it at once, in nanoseconds.
+pub const PREEMPTION_NS: u64 = 1_000_000;
+
+/// Threads ready to run, by virtual run time; those with equal times in the order they came.
+pub struct RunQueue<T> {
+    ready: BTreeMap<(u64, u64), T>,
+    arrivals: u64,
+    /// The least virtual run time among those that want to run; never falls.
+    floor: u64,
+}
+
+impl<T> Default for RunQueue<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> RunQueue<T> {
+    /// An empty queue.
+    pub const fn new() -> Self {
+        Self { ready: BTreeMap::new(), arrivals: 0, floor: 0 }
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.ready.is_empty()
+    }
+
+    /// Adds a thread with the virtual run time it has.
+    pub fn push(&mut self, run_time_ns: u64, thread: T) {
+        self.arrivals += 1;
+        self.ready.insert((run_time_ns, self.arrivals), thread);
+    }
+
+    /// Adds a thread that slept or is new and returns its virtual run time from now on.
+    pub fn push_waking(&mut self, run_time_ns: u64, thread: T) -> u64 {
+        let run_time_ns = run_time_ns.max(self.floor.saturating_sub(SLEEPER_CREDIT_NS));
+        self.push(run_time_ns, thread);
+        run_time_ns
+    }
+
+    /// Takes the thread to run next.
+    pub fn pop(&mut self) -> Option<T> {
+        let ((run_time_ns, _), thread) = self.ready.pop_first()?;
+        self.floor = self.floor.max(run_time_ns);
+        Some(thread)
+    }
+
+    /// Whether somebody has had less than a running thread with `run_time_ns`.
+    pub fn beats(&self, run_time_ns: u64) -> bool {
+        self.ready.first_key_value().is_some_and(|((least, _), _)| *least < run_time_ns)
+    }
+}
+
+/// Whether a thread that wakes should take the CPU at once from the running one.
+pub const fn preempts(waking_ns: u64, running_ns: u64) -> bool {
+    waking_ns.saturating_add(PREEMPTION_NS) < running_ns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn least_run_time_goes_first_and_equals_in_order() {
+        let mut queue = RunQueue::new();
+        for (time, name) in [(5, 'a'), (3, 'b'), (5, 'c'), (4, 'd')] {
+            queue.push(time, name);
+        }
+        let order: alloc::string::String = core::iter::from_fn(|| queue.pop()).collect();
+        assert_eq!(order, "bdac");
+    }
+
+    #[test]
+    fn long_sleeper_gets_a_limited_credit() {
+        let mut queue = RunQueue::new();
+        queue.push(10 * SLEEPER_CREDIT_NS, 'a');
+        queue.pop();
+        assert_eq!(queue.push_waking(0, 'b'), 9 * SLEEPER_CREDIT_NS);
+        assert_eq!(queue.push_waking(u64::MAX, 'c'), u64::MAX);
+    }
+
+    #[test]
+    fn short_sleeper_keeps_its_run_time() {
+        let mut queue = RunQueue::new();
+        queue.push(10 * SLEEPER_CREDIT_NS, 'a');
+        queue.pop();
+        let had = 10 * SLEEPER_CREDIT_NS - 7;
+        assert_eq!(queue.push_waking(had, 'b'), had);
+    }
+
+    #[test]
+    fn everybody_gets_an_equal_share_beside_one_that_sleeps() {
+        let mut queue = RunQueue::new();
+        let mut had = [0u64; 3];
+        (0..3).for_each(|thread| queue.push(0, thread));
+        for step in 0..3000 {
+            let thread = queue.pop().expect("three threads want to run");
+            // The third one sleeps after a tenth of a slice; the others use theirs up.
+            had[thread] += if thread == 2 { 400_000 } else { 4_000_000 };
+            if thread == 2 && step % 2 == 0 {
+                had[thread] = queue.push_waking(had[thread], thread);
+            } else {
+                queue.push(had[thread], thread);
+            }
+        }
+        assert!(had[0].abs_diff(had[1]) <= 8_000_000, "{had:?}");
+        assert!(had[0].abs_diff(had[2]) <= 8_000_000, "{had:?}");
+    }
+
+    #[test]
+    fn only_a_clear_difference_preempts() {
+        assert!(!preempts(100, 100 + PREEMPTION_NS));
+        assert!(preempts(100, 101 + PREEMPTION_NS));
+        assert!(!preempts(u64::MAX, 5));
+    }
+}
