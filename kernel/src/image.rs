@@ -79,7 +79,7 @@ pub fn symbol(address: usize) -> Option<(&'static str, usize)> {
         if entry(middle)?.0 <= offset { low = middle + 1 } else { high = middle }
     }
     let (start, name) = entry(low.checked_sub(1)?)?;
-    let name = table.get(name as usize..)?;
+    let name = table.get(4 + count * 8 + name as usize..)?;
     let len = name.iter().position(|byte| *byte == 0)?;
     Some((core::str::from_utf8(&name[..len]).ok()?, (offset - start) as usize))
 }

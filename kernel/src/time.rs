@@ -101,11 +101,6 @@ pub fn monotonic_ns() -> u64 {
     }
 }
 
-/// The length of a tick of the counter, in nanoseconds, at least 1: the clocks' resolution.
-pub fn resolution_ns() -> u64 {
-    CLOCK.get().map_or(1, |clock| (clock.ns_per_tick >> 32).max(1))
-}
-
 /// Time since 1970-01-01 00:00:00 UTC, in nanoseconds.
 pub fn realtime_ns() -> u64 {
     monotonic_ns().saturating_add_signed(REALTIME_OFFSET.load(Ordering::Relaxed))

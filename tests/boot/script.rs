@@ -37,6 +37,15 @@ fn segmentation_fault_gives_139_and_its_traceback() {
 }
 
 #[test]
+fn kernel_panic_gives_101_and_a_symbolised_backtrace() {
+    let source = "print('before')\nopen('/proc/sysrq-trigger', 'w').write('c')\n";
+    let outcome = plain("kernel_panic_gives_101", source);
+    outcome.expect_status(101);
+    outcome.expect_output("kernel panic: asked for through /proc/sysrq-trigger");
+    outcome.expect_output("kernel::syscall::file_io::sys_write");
+}
+
+#[test]
 fn time_limit_gives_124() {
     let source = "print('begun', flush=True)\nwhile True: pass\n";
     let outcome = run("time_limit_gives_124", source, &[], "", 20);

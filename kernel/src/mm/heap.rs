@@ -19,7 +19,7 @@ use core::{
     ptr::{self, NonNull},
 };
 
-use hal::{Arch as _, PAGE_SHIFT, PhysAddr};
+use hal::{Arch as _, PhysAddr};
 use klib::{
     frames::MAX_ORDER,
     slab::{Cache, Class, Header, Headers},

@@ -133,7 +133,12 @@ pub fn sys_mprotect(call: &mut Call<'_>) -> Result<u64> {
 
 /// [brk(2)](https://man7.org/linux/man-pages/man2/brk.2.html).
 pub fn sys_brk(call: &mut Call<'_>) -> Result<u64> {
-    Ok(memory(call)?.brk(call.raw(0)))
+    let memory = memory(call)?;
+    let (end, old) = (call.raw(0), memory.brk(0));
+    if end > old && refuse_hopeless(end - old).is_err() {
+        return Ok(old);
+    }
+    Ok(memory.brk(end))
 }
 
 /// [mremap(2)](https://man7.org/linux/man-pages/man2/mremap.2.html).
@@ -149,6 +154,12 @@ pub fn sys_mremap(call: &mut Call<'_>) -> Result<u64> {
         return Err(Errno::EINVAL);
     }
     let old = page_range(address, old_len)?;
+    if page_up(new_len).is_none_or(|len| len > Arch::USER_END) {
+        return Err(Errno::EINVAL);
+    }
+    if new_len > old_len {
+        refuse_hopeless(new_len - old_len)?;
+    }
     memory(call)?.remap(old, new_len, may_move, fixed.then_some(target))
 }
 

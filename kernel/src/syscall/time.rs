@@ -71,11 +71,12 @@ pub fn sys_clock_gettime(call: &mut Call<'_>) -> Result<u64> {
     Ok(0)
 }
 
-/// [clock_getres(2)](https://man7.org/linux/man-pages/man2/clock_getres.2.html).
+/// [clock_getres(2)](https://man7.org/linux/man-pages/man2/clock_getres.2.html): 1 ns, as Linux says wherever timers are
+/// not bound to a tick.
 pub fn sys_clock_getres(call: &mut Call<'_>) -> Result<u64> {
     read_clock(call, call.int(0))?;
     if let Some(address) = call.optional_address(1) {
-        user::copy_out(address, &timespec(time::resolution_ns()))?;
+        user::copy_out(address, &timespec(1))?;
     }
     Ok(0)
 }
@@ -116,7 +117,7 @@ pub fn sys_clock_nanosleep(call: &mut Call<'_>) -> Result<u64> {
         (linux::CLOCK_REALTIME | linux::CLOCK_TAI | linux::CLOCK_MONOTONIC | linux::CLOCK_BOOTTIME, false) => {
             time::monotonic_ns().saturating_add(time)
         }
-        (linux::CLOCK_PROCESS_CPUTIME_ID, _) => return Err(Errno::EOPNOTSUPP),
+        (linux::CLOCK_PROCESS_CPUTIME_ID | linux::CLOCK_THREAD_CPUTIME_ID, _) => return Err(Errno::EOPNOTSUPP),
         _ => return Err(Errno::EINVAL),
     };
     sleep(deadline, if absolute { None } else { call.optional_address(3) })

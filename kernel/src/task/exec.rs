@@ -94,10 +94,7 @@ pub fn load(fs: &FsContext, file: Path, mut program: Program) -> Result<Loaded> 
     let mut executable = file;
     for _ in 0..=MAX_SCRIPTS {
         let inode = executable.inode().clone();
-        let metadata = inode.metadata();
-        if metadata.kind != FileKind::Regular || metadata.permissions & 0o111 == 0 {
-            return Err(Errno::EACCES);
-        }
+        check_executable(&inode)?;
         let mut head = [0; 256];
         let len = inode.read_at(0, &mut ReadBuffer::kernel(&mut head))?;
         if let Some((interpreter, argument)) = klib::elf::interpreter_line(&head[..len]) {
@@ -114,6 +111,15 @@ pub fn load(fs: &FsContext, file: Path, mut program: Program) -> Result<Loaded> 
         return load_elf(fs, executable, inode, &program);
     }
     Err(Errno::ELOOP)
+}
+
+/// EACCES unless it is a regular file with an execute bit.
+fn check_executable(inode: &Arc<dyn Inode>) -> Result<()> {
+    let metadata = inode.metadata();
+    if metadata.kind != FileKind::Regular || metadata.permissions & 0o111 == 0 {
+        return Err(Errno::EACCES);
+    }
+    Ok(())
 }
 
 fn parse(inode: &Arc<dyn Inode>) -> Result<ElfImage> {
@@ -152,6 +158,7 @@ fn load_elf(fs: &FsContext, executable: Path, inode: Arc<dyn Inode>, program: &P
         }
         let path = path::resolve(&fs.cwd, &fs.root, &name, true)?;
         let inode = path.inode().clone();
+        check_executable(&inode)?;
         let interpreter = parse(&inode)?;
         let span = interpreter.load_span.end - interpreter.load_span.start;
         let place = reserve(&memory, span)?;

@@ -7,6 +7,7 @@ use core::{
 };
 
 use abi::{Errno, Result};
+use hal::PowerAction;
 
 use crate::{
     fs::{
@@ -18,7 +19,7 @@ use crate::{
     },
     irq,
     mm::{PAGE_SIZE, frames},
-    rng,
+    panic, power, rng,
     sync::Once,
     syscall::misc,
     task::{
@@ -32,6 +33,16 @@ use crate::{
 const NS_PER_SECOND: u64 = 1_000_000_000;
 /// Nanoseconds of a clock tick as /proc counts them.
 const TICK_NS: u64 = 10_000_000;
+
+/// /proc/sysrq-trigger, as Linux's admin-guide/sysrq.rst: `b` resets, `c` crashes the kernel, `o` switches off.
+fn sysrq(command: &[u8]) -> Result<()> {
+    match command.first() {
+        Some(b'b') => power::leave(PowerAction::Reset),
+        Some(b'c') => panic::fatal("asked for through /proc/sysrq-trigger", None),
+        Some(b'o') => power::leave(PowerAction::Off(0)),
+        _ => Err(Errno::EINVAL),
+    }
+}
 
 /// As uname(2) has it.
 const VERSION: &str = concat!("#1 Piton ", env!("CARGO_PKG_VERSION"));
@@ -49,6 +60,7 @@ pub fn entries(fs: VirtualFs) -> Arc<VirtualDirectory> {
     root.add_text("meminfo", meminfo);
     root.add_text("modules", Vec::new);
     root.add_text("partitions", || b"major minor  #blocks  name\n\n".to_vec());
+    root.add_control("sysrq-trigger", Vec::new, sysrq);
     root.add_text("stat", stat);
     root.add_text("swaps", || b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n".to_vec());
     root.add_text("uptime", uptime);
