@@ -91,9 +91,12 @@ pub enum Error {
         /// The limit in bytes.
         limit: usize,
     },
-    /// The layer check found something.
-    #[error("{0} layer rule(s) broken (DESIGN.md section 2, \"Who may import whom\")")]
-    Layers(usize),
+    /// The lists of system calls are not written as expected.
+    #[error("system calls: {0}")]
+    Calls(String),
+    /// The check of the source tree found something.
+    #[error("{0} finding(s); who may import whom is in docs/architecture.md")]
+    Findings(usize),
 }
 
 impl Error {

@@ -2,7 +2,8 @@
 //!
 //! [`image`] turns the kernel ELF and the root image into one file; [`spec`] reads `board/NAME/board.toml`;
 //! [`launch`] turns a board and the caller's wishes into a QEMU command line and [`run`] runs it with a time limit
-//! and a restored terminal; [`layers`] checks who imports whom. The library exists so that the `tests` crate starts
+//! and a restored terminal; [`layers`] checks who imports whom;
+//! [`system_calls`] makes docs/system-calls.md. The library exists so that the `tests` crate starts
 //! boards exactly as the command does.
 
 pub mod error;
@@ -12,6 +13,7 @@ pub mod layers;
 pub mod run;
 pub mod spec;
 pub mod symbols;
+pub mod system_calls;
 mod terminal;
 pub mod workspace;
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use board::launch::{Launch, Options};
 use board::run::{self, End};
 use board::spec::Board;
-use board::{Error, image, layers, workspace};
+use board::{Error, image, layers, system_calls, workspace};
 use lexopt::prelude::*;
 
 const HELP: &str = "\
@@ -33,7 +33,8 @@ cargo board run NAME [OPTIONS] [-- ARGS...]     boot the image on a board
     On a terminal Ctrl-C goes to the guest; Ctrl-A x ends QEMU.
 
 cargo board list             the boards
-cargo board check-layers     check who imports whom
+cargo board system-calls     print docs/system-calls.md
+cargo board check-layers     check who imports whom, and that docs/system-calls.md is current
 cargo board help             this text
 ";
 
@@ -54,6 +55,7 @@ fn command() -> Result<u8, Error> {
             Some("image") => make_image(parser),
             Some("run") => run_board(parser),
             Some("list") => list(parser),
+            Some("system-calls") => print_system_calls(parser),
             Some("check-layers") => check_layers(parser),
             Some("help") => help(),
             _ => Err(Error::Usage(format!("unknown command `{}`", name.display()))),
@@ -162,17 +164,24 @@ fn list(mut parser: lexopt::Parser) -> Result<u8, Error> {
     Ok(0)
 }
 
+fn print_system_calls(mut parser: lexopt::Parser) -> Result<u8, Error> {
+    no_more(&mut parser)?;
+    print!("{}", system_calls::page()?);
+    Ok(0)
+}
+
 fn check_layers(mut parser: lexopt::Parser) -> Result<u8, Error> {
     no_more(&mut parser)?;
-    let findings = layers::check()?;
+    let mut findings = layers::check()?;
+    findings.extend(system_calls::check()?);
     for finding in &findings {
         println!("{finding}");
     }
     if findings.is_empty() {
-        println!("layers: every crate imports only what it may");
+        println!("layers: every crate imports only what it may; docs/system-calls.md is current");
         Ok(0)
     } else {
-        Err(Error::Layers(findings.len()))
+        Err(Error::Findings(findings.len()))
     }
 }
 

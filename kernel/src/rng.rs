@@ -81,6 +81,26 @@ pub fn ready_queue() -> &'static Arc<WaitQueue> {
     &SEEDED
 }
 
+/// Fills `out` with bytes that need not be secret: before the first seed they come from the time alone.
+pub fn fill_insecure(out: &mut [u8]) {
+    let mut generator = GENERATOR.lock();
+    generator.absorb(&time::monotonic_ns().to_ne_bytes());
+    generator.generate(out);
+}
+
+/// Fills `out` now, seeded or not; says so in the log when not.
+pub fn fill_now(out: &mut [u8]) -> Result<()> {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    if is_ready() {
+        return fill(out);
+    }
+    if !WARNED.swap(true, Ordering::Relaxed) {
+        log::warn!("random numbers were taken before any entropy came: do not use them for secrets");
+    }
+    fill_insecure(out);
+    Ok(())
+}
+
 /// Fills `out` with random bytes. EAGAIN before the first seed.
 pub fn fill(out: &mut [u8]) -> Result<()> {
     if !is_ready() {

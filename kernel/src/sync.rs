@@ -4,9 +4,9 @@
 //! [`IrqLock`] masks first and restores afterwards. It is the kernel's only lock: held for short, never across a
 //! switch, a user copy or another subsystem's callback unless the lock order below says so.
 //!
-//! Lock order, outermost first: process, fd table, dentry, inode, socket or pipe, address space, wait queue, timer queue,
-//! run queue, log, heap, kernel page table, frame allocator. Where the heap is asked for memory the kernel page table and
-//! the frame allocator must be free.
+//! Lock order, outermost first: process, fd table, dentry, inode, socket or pipe, address space, wait queue, timer
+//! queue, run queue, log, heap, kernel page table, frame allocator. So nobody allocates memory or logs while holding one
+//! of the last two.
 
 use core::ops::{Deref, DerefMut};
 

@@ -14,12 +14,12 @@ BANNER = 'Type "help", "copyright", "credits" or "license" for more information;
 
 
 def _fresh_main() -> types.ModuleType:
-    """Make a new ``__main__`` for a session, with ``piton`` at hand."""
+    """Make a new ``__main__`` for a session, with ``piton`` and ``sys`` at hand."""
     main = types.ModuleType("__main__")
     main.__dict__["__builtins__"] = builtins
     import piton
 
-    main.__dict__["piton"] = piton
+    main.__dict__.update(piton=piton, sys=sys)
     sys.modules["__main__"] = main
     return main
 

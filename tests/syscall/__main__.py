@@ -65,25 +65,33 @@ def run(name):
     os.close(writer)
     deadline = time.monotonic() + LIMIT
     rest = b""
-    ended = None
+    status = None
     while True:
-        left = max(0.0, deadline - time.monotonic())
-        ready = select.select([reader], [], [], left)[0]
-        if not ready:
-            os.killpg(pid, signal.SIGKILL)
+        # What the program leaves behind may keep its output open: its own end counts, once all it wrote is read.
+        ready = select.select([reader], [], [], 0 if status is not None else 0.05)[0]
+        piece = os.read(reader, 65536) if ready else b""
+        if piece:
+            *lines, rest = (rest + piece).split(b"\n")
+            show(name, lines)
+        elif status is not None:
+            break
+        elif (found := os.waitpid(pid, os.WNOHANG))[0]:
+            status = found[1]
+            ended = f"exit {os.waitstatus_to_exitcode(status)}"
+        elif time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+            status = os.waitpid(pid, 0)[1]
             ended = f"stopped after {LIMIT:.0f} s"
-            break
-        piece = os.read(reader, 65536)
-        if not piece:
-            break
-        *lines, rest = (rest + piece).split(b"\n")
-        show(name, lines)
+        elif ready:
+            # Closed by the program, which still runs.
+            time.sleep(0.05)
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
     if rest:
         show(name, [rest])
     os.close(reader)
-    status = os.waitpid(pid, 0)[1]
-    if ended is None:
-        ended = f"exit {os.waitstatus_to_exitcode(status)}"
     print(f"{name}= {ended}", flush=True)
 
 

@@ -259,7 +259,7 @@ impl Cache {
         // 32 bits divide in fewer cycles.
         let below_end = (slab + len - address) as u32;
         let block = (below_end / size as u32) as usize;
-        if header.class != self.class || below_end % size as u32 != 0 || block > self.class.blocks() {
+        if header.class != self.class || !below_end.is_multiple_of(size as u32) || block > self.class.blocks() {
             return Err(FreeError::NotABlock);
         }
         let block = block - 1;

@@ -33,7 +33,7 @@ fn make_directory() -> Arc<VirtualDirectory> {
         ("zero", 5, MemoryDevice::Zero),
         ("full", 7, MemoryDevice::Full),
         ("random", 8, MemoryDevice::Random),
-        ("urandom", 9, MemoryDevice::Random),
+        ("urandom", 9, MemoryDevice::Urandom),
     ] {
         directory.add(name, Arc::new(MemoryInode { inode: next_inode(), rdev: device_number(1, minor), device }));
     }
@@ -84,8 +84,10 @@ enum MemoryDevice {
     Null,
     Zero,
     Full,
-    /// random and urandom: the generator is the same, and neither gives bytes before it is seeded.
+    /// Waits for the seed.
     Random,
+    /// The same generator; before the seed it gives what it has, as random(4) says, with a line in the log.
+    Urandom,
 }
 
 struct MemoryInode {
@@ -124,15 +126,16 @@ fn fill(buffer: &mut ReadBuffer<'_>, mut next: impl FnMut(&mut ReadBuffer<'_>) -
 }
 
 /// Random bytes; waits for the seed unless `file` is non-blocking.
-fn read_random(file: &OpenFile, buffer: &mut ReadBuffer<'_>) -> Result<usize> {
-    if !rng::is_ready() {
+fn read_random(file: &OpenFile, buffer: &mut ReadBuffer<'_>, wait: bool) -> Result<usize> {
+    let next: fn(&mut [u8]) -> Result<()> = if wait { rng::fill } else { rng::fill_now };
+    if wait && !rng::is_ready() {
         if file.is_nonblocking() {
             return Err(Errno::EAGAIN);
         }
         wait_until(&[rng::ready_queue()], None, || rng::is_ready().then_some(()))?;
     }
     let mut bytes = [0; 256];
-    rng::fill(&mut bytes)?;
+    next(&mut bytes)?;
     let thread = scheduler::current();
     let mut since_check = 0;
     fill(buffer, |buffer| {
@@ -142,7 +145,7 @@ fn read_random(file: &OpenFile, buffer: &mut ReadBuffer<'_>) -> Result<usize> {
         }
         since_check += bytes.len();
         let copied = buffer.put(&bytes)?;
-        rng::fill(&mut bytes)?;
+        next(&mut bytes)?;
         Ok(copied)
     })
 }
@@ -155,7 +158,8 @@ impl FileOps for MemoryFile {
         match self.0 {
             MemoryDevice::Null => Ok(0),
             MemoryDevice::Zero | MemoryDevice::Full => fill(buffer, |buffer| buffer.put(&ZEROES)),
-            MemoryDevice::Random => read_random(file, buffer),
+            MemoryDevice::Random => read_random(file, buffer, true),
+            MemoryDevice::Urandom => read_random(file, buffer, false),
         }
     }
 
@@ -163,7 +167,7 @@ impl FileOps for MemoryFile {
         match self.0 {
             MemoryDevice::Full => Err(Errno::ENOSPC),
             MemoryDevice::Null | MemoryDevice::Zero => Ok(buffer.remaining()),
-            MemoryDevice::Random => {
+            MemoryDevice::Random | MemoryDevice::Urandom => {
                 let mut done = 0;
                 let mut bytes = [0; 256];
                 while buffer.remaining() > 0 {

@@ -179,19 +179,19 @@ impl FdTable {
     }
 
     fn close_where(&self, mut condition: impl FnMut(usize, &Slot) -> bool) {
-        let closed: Vec<Slot> = {
-            let mut slots = self.slots.lock();
-            let wanted: Vec<usize> = slots
-                .list
-                .iter()
-                .enumerate()
-                .filter(|(index, slot)| slot.as_ref().is_some_and(|slot| condition(*index, slot)))
-                .map(|(index, _)| index)
-                .collect();
-            wanted.into_iter().filter_map(|index| slots.remove(index)).collect()
-        };
-        for slot in &closed {
-            self.closed(slot);
+        // One at a time, since a process may end for lack of the memory that a list would take.
+        for index in 0.. {
+            let closed = {
+                let mut slots = self.slots.lock();
+                match slots.list.get(index) {
+                    None => return,
+                    Some(Some(slot)) if condition(index, slot) => slots.remove(index),
+                    Some(_) => None,
+                }
+            };
+            if let Some(slot) = closed {
+                self.closed(&slot);
+            }
         }
     }
 

@@ -18,7 +18,7 @@ use super::{
     virtual_files::next_inode,
 };
 use crate::{
-    mm::user,
+    mm::{frames, user},
     sync::IrqLock,
     task::{
         scheduler,
@@ -171,6 +171,9 @@ impl State {
 
 /// A page of zeroes for a pipe's bytes.
 fn new_page() -> Result<Vec<u8>> {
+    if frames::is_short() {
+        return Err(Errno::ENOMEM);
+    }
     let mut page = Vec::new();
     page.try_reserve_exact(PAGE_SIZE).map_err(|_| Errno::ENOMEM)?;
     page.resize(PAGE_SIZE, 0);

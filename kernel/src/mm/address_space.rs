@@ -27,6 +27,8 @@ use crate::{
 
 /// The lowest address a mapping may have (vm.mmap_min_addr): NULL and its neighbours always fault.
 pub const LOWEST_ADDRESS: u64 = 64 << 10;
+/// The most mappings one address space may have (vm.max_map_count).
+const MAX_MAPPINGS: usize = 65530;
 /// Up to this many pages are flushed from the TLB one by one; beyond, the whole address space is.
 const FLUSH_SINGLY: u64 = 32;
 
@@ -156,6 +158,7 @@ impl AddressSpace {
         let len = page_up(request.len).filter(|len| *len > 0).ok_or(Errno::ENOMEM)?;
         let replaced = {
             let mut inner = self.inner.lock();
+            inner.check_room()?;
             let address = if request.fixed {
                 let end = request.address.checked_add(len).ok_or(Errno::ENOMEM)?;
                 if request.address < LOWEST_ADDRESS {
@@ -190,12 +193,20 @@ impl AddressSpace {
     /// Removes the pages of a range, leaving mappings.
     fn take_pages(&self, inner: &mut Inner, range: Range<u64>) -> Vec<FrameRef> {
         let mut frames = Vec::new();
+        let mut taken = 0;
         let result = inner.table.unmap(&mut Tables, range.clone(), false, |_, _, leaf| {
             // SAFETY: the entry held the reference that `install` or `fork` put there.
-            frames.push(unsafe { FrameRef::from_raw(PhysAddr::new(leaf.pa)) });
+            let frame = unsafe { FrameRef::from_raw(PhysAddr::new(leaf.pa)) };
+            taken += 1;
+            if frames.try_reserve(1).is_err() {
+                // No memory to keep the frames in until the flush: flush now, and let this one go at once.
+                self.flush_space();
+                return;
+            }
+            frames.push(frame);
         });
         debug_assert!(result.is_ok(), "user pages are 4 KiB");
-        inner.resident -= frames.len() as u64;
+        inner.resident -= taken;
         if !frames.is_empty() {
             self.flush_range(&range);
         }
@@ -203,9 +214,17 @@ impl AddressSpace {
     }
 
     /// munmap(2).
-    pub fn unmap(&self, range: Range<u64>) {
-        let frames = self.take_out(&mut self.inner.lock(), range);
+    pub fn unmap(&self, range: Range<u64>) -> Result<()> {
+        let frames = {
+            let mut inner = self.inner.lock();
+            // A hole in a mapping makes two of it.
+            if inner.map.len() >= MAX_MAPPINGS {
+                return Err(Errno::ENOMEM);
+            }
+            self.take_out(&mut inner, range)
+        };
         drop(frames);
+        Ok(())
     }
 
     /// madvise(2) with MADV_DONTNEED: pages go; private ones read as at first again. ENOMEM where nothing is mapped.
@@ -232,6 +251,7 @@ impl AddressSpace {
         if !inner.map.covered(range.clone()) {
             return Err(Errno::ENOMEM);
         }
+        inner.check_room()?;
         if protection.write && inner.map.iter_range(range.clone()).any(|(_, mapping)| !mapping.may_write) {
             return Err(Errno::EACCES);
         }
@@ -284,6 +304,7 @@ impl AddressSpace {
         let old_len = old.end - old.start;
         let (address, frames) = {
             let mut inner = self.inner.lock();
+            inner.check_room()?;
             let mapping = {
                 let (range, mapping) = inner.map.get(old.start).ok_or(Errno::EFAULT)?;
                 if old.end > range.end {
@@ -296,7 +317,7 @@ impl AddressSpace {
                 frames = self.take_out(&mut inner, old.start + new_len..old.end);
                 (old.start, frames)
             } else if target.is_none()
-                && old.start + new_len <= inner.top
+                && old.start.checked_add(new_len).is_some_and(|end| end <= inner.top)
                 && inner.map.is_free(old.end..old.start + new_len)
             {
                 let tail = klib::range_map::RangeValue::skip(&mapping, old_len);
@@ -305,6 +326,9 @@ impl AddressSpace {
             } else if may_move {
                 let address = match target {
                     Some(address) => {
+                        if address < LOWEST_ADDRESS {
+                            return Err(Errno::EPERM);
+                        }
                         let end = address.checked_add(new_len).filter(|end| *end <= Arch::USER_END);
                         let end = end.ok_or(Errno::EINVAL)?;
                         if address < end && address < old.end && old.start < end {
@@ -475,6 +499,11 @@ impl AddressSpace {
 }
 
 impl Inner {
+    /// ENOMEM when there are as many mappings as there may be, or next to no memory is left.
+    fn check_room(&self) -> Result<()> {
+        if self.map.len() >= MAX_MAPPINGS || super::frames::is_short() { Err(Errno::ENOMEM) } else { Ok(()) }
+    }
+
     /// A free place for `len` bytes: at `hint` where that is free, else as high as possible.
     fn place(&self, hint: u64, len: u64) -> Result<u64> {
         let hint = hint & !(PAGE_SIZE as u64 - 1);
@@ -517,17 +546,15 @@ impl Mapping {
 
 impl Drop for AddressSpace {
     fn drop(&mut self) {
+        // Nobody runs with it any more, so once its translations are gone its frames may go as they are found.
+        self.flush_space();
         let mut inner = self.inner.lock();
-        let mut frames = Vec::new();
         inner.table.destroy(&mut Tables, 0..Arch::USER_END, |_, _, leaf| {
             // SAFETY: the reference the entry held.
-            frames.push(unsafe { FrameRef::from_raw(PhysAddr::new(leaf.pa)) });
+            drop(unsafe { FrameRef::from_raw(PhysAddr::new(leaf.pa)) });
         });
-        self.flush_space();
         Tables.free_table(self.root.get());
         inner.map.clear();
-        drop(inner);
-        drop(frames);
     }
 }
 

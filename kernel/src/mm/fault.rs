@@ -38,6 +38,10 @@ const FAULT_AHEAD: u64 = 32 << 10;
 impl AddressSpace {
     /// Resolves a program's access to `address`.
     pub fn fault(&self, address: UserAddr, access: FaultAccess) -> FaultOutcome {
+        if frames::is_short() {
+            // A page table may be needed beside the page.
+            return FaultOutcome::OutOfMemory;
+        }
         let page = address.page_down().get();
         let mut inner = self.inner.lock();
         let Inner { map, table, resident, .. } = &mut *inner;

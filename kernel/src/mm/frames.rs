@@ -6,7 +6,7 @@
 
 use core::{
     ptr,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicU32, AtomicUsize, Ordering},
 };
 
 use abi::Errno;
@@ -30,6 +30,8 @@ struct Frames {
 }
 
 static FRAMES: Once<Frames> = Once::new();
+/// Frames free, as of the last change.
+static FREE: AtomicUsize = AtomicUsize::new(usize::MAX);
 static ALLOCATOR: IrqLock<Option<FrameAllocator<'static>>> = IrqLock::new(None);
 
 /// Where the byte at a physical address is in the kernel's linear mapping.
@@ -56,6 +58,7 @@ pub fn add_range(range: core::ops::Range<u64>) {
     if let Some(Err(error)) = added {
         log::warn!("memory {range:#x?} not used: {error}");
     }
+    FREE.store(stats().free, Ordering::Relaxed);
 }
 
 /// How much memory there is, in pages.
@@ -75,10 +78,31 @@ pub fn stats() -> Stats {
     }
 }
 
+/// Whether so little is left that nothing more should be promised to programs: no mappings, tables or threads.
+pub fn is_short() -> bool {
+    FRAMES.get().is_some_and(|frames| FREE.load(Ordering::Relaxed) < frames.reserve / 2)
+}
+
+/// Whether so little is left that a program has to end before the kernel itself runs out.
+pub fn is_critical() -> bool {
+    FRAMES.get().is_some_and(|frames| FREE.load(Ordering::Relaxed) < frames.reserve / 4)
+}
+
+/// Remembers how much is free, to be read without the lock.
+fn note_free(allocator: &FrameAllocator<'_>) {
+    FREE.store(allocator.free_frames(), Ordering::Relaxed);
+}
+
 /// Allocates 2^`order` contiguous frames for the kernel's own use.
 pub fn alloc_kernel(order: u8) -> Option<PhysAddr> {
     let frames = FRAMES.get()?;
-    let index = ALLOCATOR.lock().as_mut()?.alloc(order)?;
+    let index = {
+        let mut guard = ALLOCATOR.lock();
+        let allocator = guard.as_mut()?;
+        let index = allocator.alloc(order)?;
+        note_free(allocator);
+        index
+    };
     Some(PhysAddr::new(frames.base + (u64::from(index) << PAGE_SHIFT)))
 }
 
@@ -90,7 +114,11 @@ pub fn free_kernel(address: PhysAddr, order: u8) {
         word.fetch_and(!(1 << (index % 32)), Ordering::Relaxed);
     }
     // The lock is free again before the log allocates memory.
-    let freed = ALLOCATOR.lock().as_mut().map(|allocator| allocator.free(index as u32, order));
+    let freed = ALLOCATOR.lock().as_mut().map(|allocator| {
+        let freed = allocator.free(index as u32, order);
+        note_free(allocator);
+        freed
+    });
     if let Some(Err(error)) = freed {
         log::error!("frame {address} order {order} not freed: {error}");
     }
@@ -129,6 +157,7 @@ impl FrameRef {
             return Err(Errno::ENOMEM);
         }
         let index = allocator.alloc(0).ok_or(Errno::ENOMEM)?;
+        note_free(allocator);
         Ok(Self(PhysAddr::new(frames.base + (u64::from(index) << PAGE_SHIFT))))
     }
 

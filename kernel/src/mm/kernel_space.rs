@@ -28,8 +28,10 @@ use crate::{
 const TREE_WINDOW: Range<usize> = window(0, 16 << 20);
 /// Register blocks.
 const MMIO_WINDOW: Range<usize> = window(1 << 30, 1 << 30);
-/// What of the heap is not in the linear mapping (heap.rs).
-pub const HEAP_WINDOW: Range<usize> = window(1 << 36, 1 << 36);
+/// The part of the heap that only grows (heap.rs).
+pub const HEAP_WINDOW: Range<usize> = window(1 << 36, 1 << 35);
+/// The heap's spans (heap.rs).
+pub const SPAN_WINDOW: Range<usize> = window((1 << 36) + (1 << 35), 1 << 35);
 /// Kernel stacks (stack.rs).
 pub const STACK_WINDOW: Range<usize> = window(1 << 37, 1 << 36);
 /// Uncached aliases of memory for devices that do not snoop caches.
@@ -174,8 +176,9 @@ pub fn map_tree(physical: u64, len: u64) -> Option<&'static [u8]> {
     Some(unsafe { core::slice::from_raw_parts(pointer, len as usize) })
 }
 
-/// Third step: maps all of memory linearly and starts the frame allocator. `memory` is RAM, `reserved` is not to be
-/// touched, `constant` holds read-only data (root image, device tree) that is not to be given out.
+/// Third step: maps all of memory linearly, starts the frame allocator, and leaves it the boot heap's unused pages.
+/// `memory` is RAM, `reserved` is not to be touched, `constant` holds read-only data (root image, device tree) that is
+/// not to be given out.
 pub fn init_memory(
     memory: &[Range<u64>],
     reserved: &[Range<u64>],
@@ -229,7 +232,27 @@ pub fn init_memory(
     for range in subtract(&free, core::slice::from_ref(&home)) {
         frames::add_range(range);
     }
+    give_back_boot_heap();
     Ok(())
+}
+
+/// Gives the pages of the heap's first memory that nobody uses to the frame allocator.
+fn give_back_boot_heap() {
+    while let Some(page) = heap::take_window_page() {
+        let start = page.addr().get();
+        let offset = (start - HEAP_WINDOW.start) as u64;
+        let result = {
+            let _guard = TABLE.lock();
+            let range = start as u64..(start + PAGE_SIZE) as u64;
+            let result = kernel_table().unmap(&mut Tables, range, false, |_, _, _| {});
+            Arch::flush_kernel_range(start..start + PAGE_SIZE);
+            result
+        };
+        if result.is_ok() && offset < BOOT_HEAP_LEN as u64 {
+            let frame = BOOT_HEAP.phys().get() + offset;
+            frames::add_range(frame..frame + PAGE_SIZE as u64);
+        }
+    }
 }
 
 /// The parts of `ranges` that `holes` leave, in whole pages.
@@ -258,8 +281,8 @@ fn intersect(range: &Range<u64>, others: &[Range<u64>]) -> Vec<Range<u64>> {
     subtract(core::slice::from_ref(range), &outside)
 }
 
-/// Maps `len` more bytes, whole pages, behind the heap window's used part. Returns how many it mapped: fewer when memory
-/// is short.
+/// Maps `len` more bytes, whole pages, behind the heap window's used part. Returns how many it mapped: fewer when
+/// memory is short.
 pub fn grow_heap(len: usize) -> usize {
     let start = HEAP_END.load(Ordering::Relaxed);
     let mut mapped = 0;
@@ -275,12 +298,16 @@ pub fn grow_heap(len: usize) -> usize {
     mapped
 }
 
-/// Maps pages of fresh memory at `address`, for a kernel stack. `false` when memory is short.
-pub fn map_stack(address: usize, pages: usize) -> bool {
+/// Maps pages of fresh memory at `address`. `false` when memory is short; nothing is mapped then.
+pub fn map_owned(address: usize, pages: usize) -> bool {
     for page in 0..pages {
         let at = address + page * PAGE_SIZE;
-        let mapped = frames::alloc_kernel(0).is_some_and(|frame| map(at, frame.get(), PAGE_SIZE as u64, DATA).is_ok());
+        let frame = frames::alloc_kernel(0);
+        let mapped = frame.is_some_and(|frame| map(at, frame.get(), PAGE_SIZE as u64, DATA).is_ok());
         if !mapped {
+            if let Some(frame) = frame {
+                frames::free_kernel(frame, 0);
+            }
             unmap_owned(address..at);
             return false;
         }
@@ -290,17 +317,26 @@ pub fn map_stack(address: usize, pages: usize) -> bool {
 
 /// Unmaps a range and frees the frames behind it.
 pub fn unmap_owned(range: Range<usize>) {
-    // The heap may need the table to grow, so it is not asked while the table is locked.
-    let mut freed = Vec::with_capacity(range.len() / PAGE_SIZE);
-    {
-        let _guard = TABLE.lock();
-        let result = kernel_table()
-            .unmap(&mut Tables, range.start as u64..range.end as u64, false, |_, _, leaf| freed.push(leaf.pa));
-        debug_assert!(result.is_ok(), "stacks are mapped in 4 KiB pages");
-        Arch::flush_kernel_range(range);
-    }
-    for frame in freed {
-        frames::free_kernel(PhysAddr::new(frame), 0);
+    /// Pages unmapped at a time: the heap, which may be what is unmapped, is not asked for room to remember them.
+    const PAGES: usize = 32;
+    for start in range.clone().step_by(PAGES * PAGE_SIZE) {
+        let piece = start..range.end.min(start + PAGES * PAGE_SIZE);
+        let mut freed = [None; PAGES];
+        {
+            let _guard = TABLE.lock();
+            let mut room = freed.iter_mut();
+            let result =
+                kernel_table().unmap(&mut Tables, piece.start as u64..piece.end as u64, false, |_, _, leaf| {
+                    if let Some(place) = room.next() {
+                        *place = Some(PhysAddr::new(leaf.pa));
+                    }
+                });
+            debug_assert!(result.is_ok(), "what is owned is mapped in 4 KiB pages");
+            Arch::flush_kernel_range(piece);
+        }
+        for frame in freed.into_iter().flatten() {
+            frames::free_kernel(frame, 0);
+        }
     }
 }
 

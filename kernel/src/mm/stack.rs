@@ -47,7 +47,7 @@ impl KernelStack {
                 None => return None,
             }
         };
-        if kernel_space::map_stack(slot + STACK_SIZE, STACK_SIZE / PAGE_SIZE) {
+        if kernel_space::map_owned(slot + STACK_SIZE, STACK_SIZE / PAGE_SIZE) {
             Some(Self { slot })
         } else {
             SLOTS.lock().unmapped.push(slot);

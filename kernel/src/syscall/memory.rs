@@ -113,7 +113,7 @@ pub fn sys_munmap(call: &mut Call<'_>) -> Result<u64> {
     if range.is_empty() {
         return Err(Errno::EINVAL);
     }
-    memory(call)?.unmap(range);
+    memory(call)?.unmap(range)?;
     Ok(0)
 }
 

@@ -70,7 +70,8 @@ pub fn sys_sysinfo(call: &mut Call<'_>) -> Result<u64> {
 /// [getrandom(2)](https://man7.org/linux/man-pages/man2/getrandom.2.html): blocks, or EAGAIN, until seeded.
 pub fn sys_getrandom(call: &mut Call<'_>) -> Result<u64> {
     let (address, len, flags) = (call.address(0), call.size(1).min(i32::MAX as usize), call.uint(2));
-    if flags & !(linux::GRND_NONBLOCK | linux::GRND_RANDOM | linux::GRND_INSECURE) != 0 {
+    const EITHER: u32 = linux::GRND_RANDOM | linux::GRND_INSECURE;
+    if flags & !(linux::GRND_NONBLOCK | EITHER) != 0 || flags & EITHER == EITHER {
         return Err(Errno::EINVAL);
     }
     if !rng::is_ready() {

@@ -26,8 +26,8 @@ use hal::{TrapFrame as _, UserAddr};
 use crate::{
     arch::TrapFrame,
     fs::OpenFile,
-    mm::user,
-    task::{process::Process, scheduler, thread::Thread},
+    mm::{frames, user},
+    task::{oom, process::Process, scheduler, thread::Thread},
 };
 
 /// One system call in progress.
@@ -95,8 +95,14 @@ pub fn dispatch(frame: &mut TrapFrame) {
         frame.set_return(Errno::ENOSYS.as_return());
         return;
     };
+    if frames::is_critical() {
+        oom::relieve();
+    }
     thread.enter_syscall(arguments[0]);
     let result = handler(&mut Call { frame, thread: &thread, arguments });
+    if !matches!(result, Err(Errno::EINTR | Errno::RESTART)) {
+        thread.end_temporary_mask();
+    }
     match result {
         Ok(value) => frame.set_return(value),
         Err(Errno::RESTART) => {

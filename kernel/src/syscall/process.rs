@@ -8,7 +8,7 @@ use hal::UserAddr;
 use super::Call;
 use crate::{
     fs::path,
-    mm::user,
+    mm::{PAGE_SIZE, frames, user},
     task::{
         exec::{self, Program},
         exit::{self, WaitFor, WaitOptions, WaitOutcome},
@@ -149,6 +149,8 @@ fn run(call: &mut Call<'_>, file: path::Path, mut program: Program) -> Result<u6
 fn copy_strings(array: UserAddr) -> Result<Vec<Vec<u8>>> {
     const MAX_STRINGS: usize = 1 << 18;
     const MAX_LEN: usize = 128 << 10;
+    /// Bytes of the heap that one string takes beside its own.
+    const KEPT: usize = 128;
     let mut strings = Vec::new();
     let mut total = 0;
     if array.is_null() {
@@ -164,6 +166,10 @@ fn copy_strings(array: UserAddr) -> Result<Vec<Vec<u8>>> {
         total += string.len() + 9;
         if strings.len() >= MAX_STRINGS || total > 2 << 20 {
             return Err(Errno::E2BIG);
+        }
+        // Kept on the kernel heap until they are on the new stack, with their addresses: not more than there is room.
+        if strings.len() % 256 == 0 && strings.len() * KEPT + total > frames::stats().free * PAGE_SIZE / 8 {
+            return Err(Errno::ENOMEM);
         }
         strings.push(string);
     }

@@ -103,15 +103,13 @@ pub fn sys_rt_sigtimedwait(call: &mut Call<'_>) -> Result<u64> {
     check_set_size(call, 3)?;
     let wanted = SignalSet::from_bits(user::copy_in(call.address(0))?).blockable();
     let deadline = timeout_in(call.optional_address(2))?.map(|ns| time::monotonic_ns().saturating_add(ns));
-    // The signals waited for are blocked. So that their arrival ends the wait, they are let through meanwhile.
-    let old = call.thread.signal_mask();
     let take = || signal::take_pending(call.thread, wanted);
     let result = match take() {
         Some(found) => Ok(found),
         None => {
-            call.thread.swap_signal_mask(old & !wanted.bits());
+            call.thread.signals.lock().waited_for = wanted;
             let result = wait::wait_until(&[], deadline, take);
-            call.thread.swap_signal_mask(old);
+            call.thread.signals.lock().waited_for = SignalSet::default();
             result
         }
     };

@@ -80,6 +80,12 @@ pub fn sys_clone3(call: &mut Call<'_>) -> Result<u64> {
     let mut arguments: linux::clone_args = abi::zeroed();
     let known = size.min(size_of::<linux::clone_args>());
     user::copy_in_bytes(call.address(0), &mut abi::bytes_of_mut(&mut arguments)[..known])?;
+    for offset in known..size {
+        // What this kernel does not know must be absent.
+        if user::copy_in::<u8>(call.address(0).checked_add(offset as u64).ok_or(Errno::EFAULT)?)? != 0 {
+            return Err(Errno::E2BIG);
+        }
+    }
     let unsupported = linux::CLONE_PIDFD as u64 | linux::CLONE_INTO_CGROUP;
     if arguments.set_tid_size != 0 || arguments.flags & unsupported != 0 || arguments.flags & 0xff != 0 {
         return Err(Errno::EINVAL);

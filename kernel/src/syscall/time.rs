@@ -177,13 +177,9 @@ pub fn sys_setitimer(call: &mut Call<'_>) -> Result<u64> {
     let (value, interval) = (ns(new.it_value).ok_or(Errno::EINVAL)?, ns(new.it_interval).ok_or(Errno::EINVAL)?);
     let process = call.process();
     let old = alarm_value(process);
-    if value == 0 {
-        process.set_alarm(None);
-    } else {
-        let deadline = time::monotonic_ns().saturating_add(value);
-        let handle = time::set_timer(deadline, TimerAction::Call(Arc::new(Alarm(Arc::downgrade(process)))));
-        process.set_alarm(Some((handle, deadline, interval)));
-    }
+    let deadline = time::monotonic_ns().saturating_add(value);
+    let start = |deadline| time::set_timer(deadline, TimerAction::Call(Arc::new(Alarm(Arc::downgrade(process)))));
+    process.set_alarm((value > 0).then_some((deadline, interval)), start);
     if let Some(address) = call.optional_address(2) {
         user::copy_out(address, &old)?;
     }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     arch::{Arch, TrapFrame},
-    mm::user,
+    mm::{frames, user},
     sync::IrqLock,
 };
 
@@ -67,6 +67,9 @@ pub fn clone(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> 
     if process::nr_threads() >= MAX_THREADS {
         return Err(Errno::EAGAIN);
     }
+    if frames::is_short() {
+        return Err(Errno::ENOMEM);
+    }
     let parent = thread.process();
     let parent_memory = parent.memory().ok_or(Errno::ESRCH)?;
     let tid = process::new_pid();
@@ -86,7 +89,7 @@ pub fn clone(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> 
     let parent_name = thread.name();
     let len = parent_name.len().min(name.len());
     name[..len].copy_from_slice(&parent_name.as_bytes()[..len]);
-    let child = Thread::user(tid, child_process.clone(), memory.clone(), &child_frame, &name[..len], |context| {
+    let child = Thread::user(tid, child_process.clone(), &child_frame, &name[..len], |context| {
         Arch::save_user_state(context);
         if has(linux::CLONE_SETTLS) {
             Arch::set_thread_pointer(context, request.tls);

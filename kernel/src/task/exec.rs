@@ -218,7 +218,7 @@ fn reserve(memory: &AddressSpace, len: u64) -> Result<u64> {
         source: Source::Anonymous,
     };
     let address = memory.map(MapRequest { address: 0, len, fixed: false, no_replace: false, mapping })?;
-    memory.unmap(address..address + page_up(len).ok_or(Errno::ENOMEM)?);
+    memory.unmap(address..address + page_up(len).ok_or(Errno::ENOMEM)?)?;
     Ok(address)
 }
 
@@ -302,11 +302,9 @@ fn build_stack(memory: &AddressSpace, top: u64, program: &Program, auxiliary: &[
     let arguments_start = arguments.first().copied().unwrap_or(environment_start);
     let platform = push(&with_nul(Arch::MACHINE.as_bytes()))?;
     let mut random = [0; 16];
-    // Without entropy AT_RANDOM is left out: glibc then does without a stack canary of its own making.
-    let random = match rng::fill(&mut random) {
-        Ok(()) => Some(push(&random)?),
-        Err(_) => None,
-    };
+    // glibc needs AT_RANDOM. It only guards against mistakes (stack canary), so bytes without entropy will do.
+    rng::fill_insecure(&mut random);
+    let random = push(&random)?;
 
     let mut words: Vec<u64> = vec![program.arguments.len() as u64];
     words.extend(&arguments);
@@ -318,9 +316,7 @@ fn build_stack(memory: &AddressSpace, top: u64, program: &Program, auxiliary: &[
         words.extend([u64::from(*tag), *value]);
     }
     words.extend([u64::from(auxvec::AT_PLATFORM), platform, u64::from(auxvec::AT_EXECFN), name]);
-    if let Some(random) = random {
-        words.extend([u64::from(auxvec::AT_RANDOM), random]);
-    }
+    words.extend([u64::from(auxvec::AT_RANDOM), random]);
     words.extend([0, 0]);
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
     let sp = (at - bytes.len() as u64) & !15;

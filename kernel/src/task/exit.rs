@@ -179,7 +179,7 @@ pub(super) fn stop(thread: &Arc<Thread>, signal: u32) {
 
 /// Stays here while the process is stopped and not being ended.
 pub(super) fn wait_while_stopped(thread: &Arc<Thread>) {
-    let process = thread.process().clone();
+    let process = thread.process();
     while process.is_stopping() && !process.is_exiting() {
         let _registration = wait::Registration::new(&process.changed, thread.clone());
         scheduler::prepare_to_block(thread);
@@ -188,9 +188,6 @@ pub(super) fn wait_while_stopped(thread: &Arc<Thread>) {
             break;
         }
         scheduler::schedule();
-    }
-    if process.is_exiting() {
-        exit_thread(thread);
     }
 }
 

@@ -164,7 +164,7 @@ fn start(last: Option<ExitStatus>) -> Result<()> {
         parent: 0,
         group: 1,
         session: 1,
-        memory: Some(loaded.memory.clone()),
+        memory: Some(loaded.memory),
         files: Arc::new(files),
         fs: Arc::new(IrqLock::new(context)),
         actions: Arc::new(IrqLock::new(ActionTable::default())),
@@ -173,7 +173,7 @@ fn start(last: Option<ExitStatus>) -> Result<()> {
         limits,
         exit_signal: 0,
     });
-    let thread = Thread::user(1, process.clone(), loaded.memory, &loaded.frame, b"python3", |_| {})?;
+    let thread = Thread::user(1, process.clone(), &loaded.frame, b"python3", |_| {})?;
     process.state.lock().threads = vec![thread.clone()];
     process::add_process(process.clone());
     process::add_thread(thread.clone());

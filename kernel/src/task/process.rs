@@ -366,16 +366,24 @@ impl Process {
     pub fn alarm(&self) -> Option<(u64, u64)> {
         self.state.lock().alarm.as_ref().map(|(_, deadline, interval)| (*deadline, *interval))
     }
-    /// Sets or cancels ITIMER_REAL: the running timer, its deadline and its interval.
-    pub fn set_alarm(&self, alarm: Option<(TimerHandle, u64, u64)>) {
-        let old = core::mem::replace(&mut self.state.lock().alarm, alarm);
+    /// Sets ITIMER_REAL to a deadline and an interval, with `start`, or cancels it.
+    pub fn set_alarm(&self, alarm: Option<(u64, u64)>, start: impl FnOnce(u64) -> TimerHandle) {
+        // Started with the state locked, so that it cannot expire before it is known.
+        let mut state = self.state.lock();
+        let new = alarm.map(|(deadline, interval)| (start(deadline), deadline, interval));
+        let old = core::mem::replace(&mut state.alarm, new);
+        drop(state);
         drop(old);
     }
-    /// ITIMER_REAL expired: starts it again with `start` where it has an interval.
+    /// ITIMER_REAL expired: starts it again with `start` where it has an interval. What was missed is left out, and
+    /// between two expirations the program gets to run.
     pub fn rearm_alarm(&self, start: impl FnOnce(u64) -> TimerHandle) {
+        const SHORTEST_NS: u64 = 100_000;
         let Some((deadline, interval)) = self.alarm() else { return };
-        let next = deadline.saturating_add(interval);
-        self.set_alarm((interval > 0).then(|| (start(next), next, interval)));
+        let now = crate::time::monotonic_ns();
+        let missed = now.saturating_sub(deadline).checked_div(interval).unwrap_or(0);
+        let next = deadline.saturating_add(interval.saturating_mul(missed + 1)).max(now + SHORTEST_NS);
+        self.set_alarm((interval > 0).then_some((next, interval)), start);
     }
 
     pub(super) fn set_job(&self, group: i32, session: Option<i32>) {

@@ -280,12 +280,14 @@ const STOPS: SignalSet = SignalSet(
         | SignalSet::of(linux::SIGTTOU).0,
 );
 
-/// Whether the process would do nothing about the signal. Process 1 ignores what it has no handler for, except faults
-/// the kernel finds in itself (`from_kernel`).
+/// Whether the process would do nothing about the signal. Process 1 is the machine: it ignores whatever it has no
+/// handler for.
 fn is_ignored(process: &Process, signal: u32) -> bool {
     match process.actions.lock().get(signal).handler {
         SIG_IGN => true,
-        SIG_DFL => matches!(default_action(signal), DefaultAction::Ignore),
+        SIG_DFL => {
+            process.pid() == 1 || matches!(default_action(signal), DefaultAction::Ignore | DefaultAction::Continue)
+        }
         _ => false,
     }
 }
@@ -317,9 +319,6 @@ pub fn send_to_process(process: &Arc<Process>, signal: u32, info: SignalInfo) {
         return;
     }
     prepare(process, signal);
-    if process.pid() == 1 && signal == linux::SIGKILL && info.code() <= 0 {
-        return;
-    }
     let threads = process.threads();
     let blocked_by_all = threads.iter().all(|thread| thread.signals.lock().mask.contains(signal));
     if is_ignored(process, signal) && !blocked_by_all {
@@ -330,7 +329,11 @@ pub fn send_to_process(process: &Arc<Process>, signal: u32, info: SignalInfo) {
     }
     let main_first = threads.iter().filter(|thread| thread.tid() == process.pid());
     let others = threads.iter().filter(|thread| thread.tid() != process.pid());
-    let taker = main_first.chain(others).find(|thread| !thread.signals.lock().mask.contains(signal));
+    let takes = |thread: &&Arc<Thread>| {
+        let signals = thread.signals.lock();
+        !signals.mask.contains(signal) || signals.waited_for.contains(signal)
+    };
+    let taker = main_first.chain(others).find(takes);
     match taker {
         Some(thread) if signal != linux::SIGKILL => thread.notify(),
         _ => threads.iter().for_each(Thread::notify),
@@ -375,6 +378,7 @@ pub fn force(thread: &Arc<Thread>, signal: u32, info: SignalInfo) {
         thread.process().actions.lock().set(signal, Action::default());
     }
     signals.pending.add(signal, info);
+    signals.forced = signals.forced | SignalSet::of(signal);
     drop(signals);
     thread.notify();
 }
@@ -393,6 +397,26 @@ pub fn take_pending(thread: &Thread, wanted: SignalSet) -> Option<(u32, SignalIn
     own.or_else(|| thread.process().with_pending(|pending| pending.take(wanted)))
 }
 
+/// Where all that ends a wait is a stop by default, stops in the middle of it and says so: the wait goes on afterwards.
+pub fn stop_without_interrupting(thread: &Arc<Thread>) -> bool {
+    let due = {
+        let signals = thread.signals.lock();
+        (signals.pending.set() | thread.process().pending_signals()) & !signals.mask
+    };
+    let stops = (1..NSIG).filter(|signal| due.contains(*signal)).all(|signal| {
+        let action = thread.process().actions.lock().get(signal);
+        STOPS.contains(signal) && action.handler == SIG_DFL
+    });
+    if thread.process().is_exiting() || due.is_empty() || !stops {
+        return false;
+    }
+    super::scheduler::cancel_block(thread);
+    if let Some((signal, _)) = take_pending(thread, due) {
+        exit::stop(thread, signal);
+    }
+    true
+}
+
 /// Deals with the running thread's signals before it goes on.
 pub fn handle_pending(thread: &Arc<Thread>, frame: &mut TrapFrame) {
     let mut restart = thread.take_restart();
@@ -401,16 +425,24 @@ pub fn handle_pending(thread: &Arc<Thread>, frame: &mut TrapFrame) {
             exit::exit_thread(thread);
         }
         exit::wait_while_stopped(thread);
+        if thread.process().is_exiting() {
+            continue;
+        }
         let mask = thread.signals.lock().mask;
         let Some((signal, info)) = take_pending(thread, !mask) else { break };
+        let forced = {
+            let mut signals = thread.signals.lock();
+            let forced = signals.forced.contains(signal);
+            signals.forced = signals.forced & !SignalSet::of(signal);
+            forced
+        };
         let action = thread.process().actions.lock().get(signal);
         match action.handler {
             SIG_IGN => {}
+            SIG_DFL if thread.process().pid() == 1 && !forced => {}
             SIG_DFL => match default_action(signal) {
                 DefaultAction::Ignore | DefaultAction::Continue => {}
                 DefaultAction::Stop => exit::stop(thread, signal),
-                // Nobody but the kernel may end process 1 by a signal it has no handler for.
-                _ if thread.process().pid() == 1 && info.code() <= 0 => {}
                 DefaultAction::Terminate => exit::exit_process(thread, process::ExitStatus::Signaled(signal, false)),
                 DefaultAction::Core => exit::exit_process(thread, process::ExitStatus::Signaled(signal, true)),
             },
@@ -435,9 +467,14 @@ pub fn handle_pending(thread: &Arc<Thread>, frame: &mut TrapFrame) {
     if restart {
         frame.restart_syscall(thread.syscall_argument());
     }
-    let mut signals = thread.signals.lock();
-    if let Some(mask) = signals.saved_mask.take() {
-        signals.mask = mask;
+    let restored = {
+        let mut signals = thread.signals.lock();
+        let saved = signals.saved_mask.take();
+        saved.map(|mask| signals.mask = mask).is_some()
+    };
+    // What only the temporary mask blocked is due now.
+    if restored && thread.signal_pending() {
+        thread.notify();
     }
 }
 

@@ -42,6 +42,10 @@ pub struct ThreadSignals {
     pub pending: Pending,
     /// Blocked signals.
     pub mask: SignalSet,
+    /// Blocked signals that sigtimedwait(2) waits for: they end the wait, and are not lost for being ignored.
+    pub waited_for: SignalSet,
+    /// Signals the kernel found in the thread itself: they act whatever the process is.
+    pub forced: SignalSet,
     /// The mask to restore when a call with a temporary one ends.
     pub saved_mask: Option<SignalSet>,
     /// sigaltstack(2).
@@ -61,7 +65,8 @@ pub struct ThreadAddresses {
 pub struct Thread {
     tid: AtomicI32,
     process: Arc<Process>,
-    memory: Option<Arc<AddressSpace>>,
+    /// Whether it runs a program, in its process's address space.
+    is_user: bool,
     context: UnsafeCell<Context>,
     /// Given back with the thread.
     _stack: Option<KernelStack>,
@@ -93,7 +98,7 @@ impl Thread {
             unreachable!("the idle thread is not started")
         }
         let context = Arch::new_context(VirtAddr::new(0), never, 0);
-        Arc::new(Self::build(0, process, None, context, None, b"idle"))
+        Arc::new(Self::build(0, process, false, context, None, b"idle"))
     }
 
     /// A thread of the kernel that starts at `entry(argument)`. ENOMEM.
@@ -105,7 +110,7 @@ impl Thread {
     ) -> Result<Arc<Self>> {
         let stack = KernelStack::new().ok_or(Errno::ENOMEM)?;
         let context = Arch::new_context(stack.top(), entry, argument);
-        Ok(Arc::new(Self::build(0, process, None, context, Some(stack), name.as_bytes())))
+        Ok(Arc::new(Self::build(0, process, false, context, Some(stack), name.as_bytes())))
     }
 
     /// A thread of a program that starts with the registers in `frame`; its user thread pointer and FP state are those
@@ -113,7 +118,6 @@ impl Thread {
     pub fn user(
         tid: i32,
         process: Arc<Process>,
-        memory: Arc<AddressSpace>,
         frame: &TrapFrame,
         name: &[u8],
         prepare: impl FnOnce(&mut Context),
@@ -128,13 +132,13 @@ impl Thread {
             frame_at.expose_provenance(),
         );
         prepare(&mut context);
-        Ok(Arc::new(Self::build(tid, process, Some(memory), context, Some(stack), name)))
+        Ok(Arc::new(Self::build(tid, process, true, context, Some(stack), name)))
     }
 
     fn build(
         tid: i32,
         process: Arc<Process>,
-        memory: Option<Arc<AddressSpace>>,
+        is_user: bool,
         context: Context,
         stack: Option<KernelStack>,
         name: &[u8],
@@ -142,7 +146,7 @@ impl Thread {
         let thread = Self {
             tid: AtomicI32::new(tid),
             process,
-            memory,
+            is_user,
             context: UnsafeCell::new(context),
             _stack: stack,
             run_state: AtomicU8::new(RunState::Blocked as u8),
@@ -181,7 +185,7 @@ impl Thread {
 
     /// The address space it runs in; `None` for a kernel thread.
     pub fn memory(&self) -> Option<Arc<AddressSpace>> {
-        if self.memory.is_some() { self.process.memory() } else { None }
+        if self.is_user { self.process.memory() } else { None }
     }
 
     /// Its name, at most 15 bytes.
@@ -252,11 +256,11 @@ impl Thread {
 
     /// Makes the CPU use this thread's address space, coming from `from`.
     pub(super) fn activate_memory(&self, from: &Self) {
-        match (&self.memory, &from.memory) {
-            (None, None) => {}
-            (None, Some(_)) => Arch::activate_user_table(None),
-            (Some(_), Some(_)) if Arc::ptr_eq(&self.process, &from.process) => {}
-            (Some(_), _) => match self.process.memory() {
+        match (self.is_user, from.is_user) {
+            (false, false) => {}
+            (false, true) => Arch::activate_user_table(None),
+            (true, true) if Arc::ptr_eq(&self.process, &from.process) => {}
+            (true, _) => match self.process.memory() {
                 Some(memory) => memory.activate(),
                 None => Arch::activate_user_table(None),
             },
@@ -283,12 +287,12 @@ impl Thread {
     pub fn signal_pending(&self) -> bool {
         let signals = self.signals.lock();
         let pending = signals.pending.set() | self.process.pending_signals();
-        !(pending & !signals.mask).is_empty()
+        !(pending & (!signals.mask | signals.waited_for)).is_empty()
     }
 
     /// Whether a wait must end: a signal, or the process's end.
     pub fn must_stop_waiting(&self) -> bool {
-        self.needs_attention() && (self.process.is_exiting() || self.process.is_stopping() || self.signal_pending())
+        self.needs_attention() && (self.process.is_exiting() || self.signal_pending())
     }
 
     /// Remembers what a restart of the system call needs.
@@ -320,6 +324,14 @@ impl Thread {
         signals.mask = SignalSet::from_bits(mask).blockable();
         // Whatever is pending and was blocked is looked at.
         self.attention.store(true, Ordering::Relaxed);
+    }
+
+    /// A call with a temporary mask ended without having been interrupted: the old set returns at once.
+    pub fn end_temporary_mask(&self) {
+        let mut signals = self.signals.lock();
+        if let Some(mask) = signals.saved_mask.take() {
+            signals.mask = mask;
+        }
     }
 
     /// The blocked set.

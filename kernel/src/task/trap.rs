@@ -6,7 +6,6 @@ use abi::linux;
 use hal::{Arch as _, FaultAccess, TrapFrame as _, TrapHandler, UserAddr, UserException};
 
 use super::{
-    process::ExitStatus,
     scheduler,
     signal::{self, SignalInfo},
 };
@@ -65,8 +64,8 @@ impl TrapHandler<Arch> for Handler {
         };
         let Err((signal, code)) = result else { return };
         if signal == linux::SIGKILL {
-            log::error!("out of memory: {}[{}] ended", thread.name(), thread.process().pid());
-            super::exit::exit_process(&thread, ExitStatus::Signaled(signal, false));
+            super::oom::relieve();
+            return;
         }
         if code == linux::SEGV_MAPERR || code == linux::SEGV_ACCERR {
             log_fault(frame, "segmentation fault", address);

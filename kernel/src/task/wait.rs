@@ -10,7 +10,7 @@ use abi::Errno;
 
 use crate::{
     sync::IrqLock,
-    task::{scheduler, thread::Thread},
+    task::{exit, scheduler, signal, thread::Thread},
     time::{self, TimerAction},
 };
 
@@ -128,10 +128,14 @@ pub fn block_until<T>(
 ) -> Result<T, WaitError> {
     let _timer = deadline_ns.map(|deadline| time::set_timer(deadline, TimerAction::Wake(thread.clone())));
     loop {
+        exit::wait_while_stopped(thread);
         scheduler::prepare_to_block(thread);
         let outcome = if let Some(value) = condition() {
             Some(Ok(value))
         } else if thread.must_stop_waiting() {
+            if signal::stop_without_interrupting(thread) {
+                continue;
+            }
             Some(Err(WaitError::Interrupted))
         } else if deadline_ns.is_some_and(|deadline| time::monotonic_ns() >= deadline) {
             Some(Err(WaitError::TimedOut))

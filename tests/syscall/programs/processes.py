@@ -401,7 +401,7 @@ def pidfd_signals_and_waits():
 
     child = os.fork()
     if child == 0:
-        time.sleep(60)
+        time.sleep(5)
         os._exit(0)
     fd = os.pidfd_open(child)
     before = select.select([fd], [], [], 0)[0]
@@ -418,16 +418,22 @@ def pidfd_signals_and_waits():
     )
 
 
+def cloned(call, *arguments):
+    """What the call gives; should it make a process after all, that one ends here."""
+    result = outcome(call, *arguments)
+    if result == 0:
+        os._exit(0)
+    return "made a process" if isinstance(result, int) else result
+
+
 @check
 def clone_bad_flags_return_einval():
-    vm, fs, files, sighand, thread, newns = 0x100, 0x200, 0x400, 0x800, 0x10000, 0x20000
+    fs, sighand, thread, newns = 0x200, 0x800, 0x10000, 0x20000
     return (
-        outcome(raw.clone, thread, 0, 0, 0, 0),
-        outcome(raw.clone, sighand, 0, 0, 0, 0),
-        outcome(raw.clone, thread | sighand, 0, 0, 0, 0),
-        outcome(raw.clone, fs | newns, 0, 0, 0, 0),
-        files > 0,
-        vm > 0,
+        cloned(raw.clone, thread, 0, 0, 0, 0),
+        cloned(raw.clone, sighand, 0, 0, 0, 0),
+        cloned(raw.clone, thread | sighand, 0, 0, 0, 0),
+        cloned(raw.clone, fs | newns, 0, 0, 0, 0),
     )
 
 
@@ -437,13 +443,13 @@ def clone3_bad_arguments():
         return struct.pack("<11Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, 0, 0, 0)
 
     return (
-        outcome(raw.clone3, arguments(0), 8),
-        outcome(raw.clone3, UNMAPPED, 88),
-        outcome(raw.clone3, arguments(0, 200), 88),
-        outcome(raw.clone3, arguments(0x10000), 88),
-        outcome(raw.clone3, arguments(1 << 62), 88),
-        outcome(raw.clone3, arguments(0) + b"\xff" * 8, 96),
-        outcome(raw.clone3, arguments(0), 1 << 30),
+        cloned(raw.clone3, arguments(0), 8),
+        cloned(raw.clone3, UNMAPPED, 88),
+        cloned(raw.clone3, arguments(0, 200), 88),
+        cloned(raw.clone3, arguments(0x10000), 88),
+        cloned(raw.clone3, arguments(1 << 62), 88),
+        cloned(raw.clone3, arguments(0) + b"\xff" * 8, 96),
+        cloned(raw.clone3, arguments(0), 1 << 30),
     )
 
 

@@ -185,15 +185,17 @@ def sigkill_ends_even_a_sleeper():
 
 @check
 def stop_and_continue_are_seen_by_the_parent():
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.kill(os.getpid(), signal.SIGSTOP)
+        os.read(reader, 1)
         os._exit(5)
     stopped = ended(os.waitpid(child, os.WUNTRACED)[1])
     os.kill(child, signal.SIGCONT)
-    continued = os.waitpid(child, os.WCONTINUED)[1]
-    first = ended(continued)
-    return stopped, first, ended(os.waitpid(child, 0)[1]) if os.WIFCONTINUED(continued) else first
+    continued = ended(os.waitpid(child, os.WCONTINUED)[1])
+    os.write(writer, b"x")
+    return stopped, continued, ended(os.waitpid(child, 0)[1])
 
 
 @check

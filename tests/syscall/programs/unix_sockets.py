@@ -94,7 +94,7 @@ def short_receive_cuts_a_datagram():
     left.send(b"long datagram")
     left.send(b"next")
     data, _, flags, _ = right.recvmsg(4)
-    return data, flags & socket.MSG_TRUNC == socket.MSG_TRUNC, right.recv(2, socket.MSG_TRUNC), outcome(right.recv, 10, socket.MSG_DONTWAIT)
+    return data, flags & socket.MSG_TRUNC == socket.MSG_TRUNC, right.recv_into(bytearray(2), 2, socket.MSG_TRUNC), outcome(right.recv, 10, socket.MSG_DONTWAIT)
 
 
 @check
