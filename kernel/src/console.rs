@@ -43,11 +43,21 @@ fn uart() -> Option<Arc<dyn Uart>> {
     PORT.lock().as_ref().map(|port| port.uart.clone())
 }
 
+/// Sends to a serial port in bursts with interrupts masked, so that an echo from its interrupt does not find the port
+/// busy.
+pub fn send(uart: &dyn Uart, bytes: &[u8]) {
+    for burst in bytes.chunks(16) {
+        let state = Arch::mask_interrupts();
+        uart.write(burst);
+        Arch::restore_interrupts(state);
+    }
+}
+
 /// Writes as is; `false` when there is no console yet.
 pub fn write(bytes: &[u8]) -> bool {
     match uart() {
         Some(uart) => {
-            uart.write(bytes);
+            send(&*uart, bytes);
             true
         }
         None => false,
@@ -112,6 +122,13 @@ pub fn open(root: &Path, flags: OpenFlags) -> abi::Result<Arc<OpenFile>> {
     let path = fs::path::resolve(root, root, b"/dev/console", true)?;
     let ops = path.inode().open(flags)?.ok_or(abi::Errno::ENXIO)?;
     Ok(OpenFile::new(ops, path, flags))
+}
+
+/// Gives the terminal its first settings again, after a session that may have left it in any state.
+pub fn reset_terminal() {
+    if let Some(terminal) = TERMINAL.get() {
+        terminal.reset();
+    }
 }
 
 /// Makes the console the controlling terminal of a session.

@@ -1,12 +1,12 @@
 //! When the kernel cannot go on.
 
 use core::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
     panic::PanicInfo,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use hal::{Arch as _, PowerAction, VirtAddr};
+use hal::{Arch as _, PowerAction, TrapFrame as _, VirtAddr};
 
 use crate::{
     arch::{Arch, TrapFrame},
@@ -22,8 +22,8 @@ const STOP_STATUS: u8 = 1;
 /// A writer without a heap.
 struct Emergency;
 
-impl core::fmt::Write for Emergency {
-    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+impl fmt::Write for Emergency {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
         console::write_emergency(text);
         Ok(())
     }
@@ -39,13 +39,16 @@ pub fn stop(why: &str) -> ! {
 }
 
 /// A bug in the kernel: says what is known and leaves the machine.
-pub fn fatal(what: &str, frame: Option<&TrapFrame>) -> ! {
+pub fn fatal(what: fmt::Arguments<'_>, frame: Option<&TrapFrame>) -> ! {
     static PANICKING: AtomicBool = AtomicBool::new(false);
     Arch::mask_interrupts();
     if !PANICKING.swap(true, Ordering::SeqCst) {
         let mut out = Emergency;
         // Emergency never fails.
-        let _ = writeln!(out, "\npiton: kernel panic: {}", what.trim_end());
+        let _ = writeln!(out, "\npiton: kernel panic: {what}");
+        if let Some(frame) = frame {
+            let _ = frame.dump(&mut out);
+        }
         let _ = writeln!(out, "backtrace:");
         let mut print = |address: usize| {
             let _ = match image::symbol(address.wrapping_sub(1)) {
@@ -55,7 +58,6 @@ pub fn fatal(what: &str, frame: Option<&TrapFrame>) -> ! {
             kernel_space::is_kernel_text(address)
         };
         let start = frame.map(|frame| {
-            use hal::TrapFrame as _;
             print(frame.pc().get() as usize + 1);
             frame.frame_pointer()
         });
@@ -67,19 +69,5 @@ pub fn fatal(what: &str, frame: Option<&TrapFrame>) -> ! {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    struct Line([u8; 512], usize);
-    impl core::fmt::Write for Line {
-        fn write_str(&mut self, text: &str) -> core::fmt::Result {
-            let room = &mut self.0[self.1..];
-            let len = text.len().min(room.len());
-            room[..len].copy_from_slice(&text.as_bytes()[..len]);
-            self.1 += len;
-            Ok(())
-        }
-    }
-    let mut line = Line([0; 512], 0);
-    // Line never fails; what does not fit is cut off.
-    let _ = write!(line, "{info}");
-    let text = line.0.get(..line.1).and_then(|bytes| core::str::from_utf8(bytes).ok());
-    fatal(text.unwrap_or("panic message is not text"), None)
+    fatal(format_args!("{info}"), None)
 }

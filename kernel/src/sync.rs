@@ -1,8 +1,9 @@
 //! Locks that mask interrupts.
 //!
 //! `spin`'s mutex does not mask interrupts, so an interrupt handler that wants a lock its own CPU holds would hang.
-//! [`IrqLock`] masks first and restores afterwards. It is the kernel's only lock: held for short, never across a
-//! switch, a user copy or another subsystem's callback unless the lock order below says so.
+//! [`IrqLock`] masks first and restores afterwards. It is the kernel's lock for all but one purpose ([`PlainLock`]):
+//! held for short, never across a switch, a user copy or another subsystem's callback unless the lock order below says
+//! so.
 //!
 //! Lock order, outermost first: process, fd table, dentry, inode, socket or pipe, address space, wait queue, timer
 //! queue, run queue, log, heap, kernel page table, frame allocator. So nobody allocates memory or logs while holding one
@@ -13,6 +14,9 @@ use core::ops::{Deref, DerefMut};
 use hal::Arch as _;
 
 use crate::arch::Arch;
+
+/// A spin lock that leaves interrupts on: for long work on what no interrupt handler touches.
+pub type PlainLock<T> = spin::Mutex<T>;
 
 pub use spin::{LazyLock as Lazy, Once};
 

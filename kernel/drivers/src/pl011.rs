@@ -96,6 +96,8 @@ const MAX_LOCK_TRIES: u32 = 1 << 22;
 /// The serial port.
 pub struct Pl011 {
     registers: Registers<Pl011Registers>,
+    /// The generic UART, which lacks what sets line and baud rate up.
+    is_sbsa: bool,
     /// Held while one burst goes into the transmit FIFO, which counts on being its only writer.
     transmit: Mutex<()>,
     /// What was received before the FIFO was turned on, which empties it; first byte first.
@@ -112,13 +114,17 @@ impl Pl011 {
     unsafe fn new(mmio: Mmio, is_sbsa: bool) -> Result<Self, ProbeError> {
         // SAFETY: The caller's promise. Reads and writes need no order between CPUs, except for bursts; see `transmit`.
         let registers = unsafe { Registers::<Pl011Registers>::new(mmio)? };
-        let uart = Self { registers, transmit: Mutex::new(()), early: Mutex::new(VecDeque::new()) };
+        let uart = Self { registers, is_sbsa, transmit: Mutex::new(()), early: Mutex::new(VecDeque::new()) };
         uart.registers.imsc.set(0);
-        if !is_sbsa {
-            uart.set_frame();
-        }
-        uart.registers.icr.write(INTERRUPT::ALL.val(0x7ff));
         Ok(uart)
+    }
+
+    /// Sets the port up. Once only, when nothing can defer the probe any more: a second time would find the port on.
+    fn start(&self) {
+        if !self.is_sbsa {
+            self.set_frame();
+        }
+        self.registers.icr.write(INTERRUPT::ALL.val(0x7ff));
     }
 
     /// 8 data bits, no parity, one stop bit, FIFOs on. Follows the order of TRM 3.3.8: disable, wait for the end of the
@@ -126,10 +132,10 @@ impl Pl011 {
     fn set_frame(&self) {
         let registers = &self.registers;
         self.wait(|| !registers.fr.is_set(FR::BUSY));
-        // A port that is off and has received all the same is a model without the enable bit (QEMU's), which takes the
-        // next byte from its input the moment there is room. Turning the FIFO on empties it and would lose that byte,
-        // so it stays off; such a model loses nothing for lack of a FIFO.
-        let keep_fifo_off = !registers.cr.is_set(CR::UARTEN) && !registers.fr.is_set(FR::RXFE);
+        // A port that firmware left off has no baud rate either, so it is a model (QEMU's), which receives all the same
+        // and takes the next byte the moment there is room. Turning the FIFO on empties it and would lose a byte, so it
+        // stays off; a model that waits for room loses nothing for lack of a FIFO.
+        let keep_fifo_off = !registers.cr.is_set(CR::UARTEN);
         // The modem lines stay as they are.
         let lines = registers.cr.get() & (CR::DTR::SET + CR::RTS::SET + CR::RTSEN::SET + CR::CTSEN::SET).value;
         registers.cr.set(lines);
@@ -231,6 +237,7 @@ fn probe(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), P
     } else {
         log::warn!("{}: no usable interrupt, input must be polled", node.path());
     }
+    uart.start();
     platform.add_uart(node, uart);
     Ok(())
 }

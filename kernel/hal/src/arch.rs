@@ -43,6 +43,8 @@ pub enum UserException {
     Misaligned,
     /// A trapped floating-point exception.
     FloatingPoint,
+    /// Memory or a device answered with an error.
+    External,
     /// Anything else; the raw syndrome is logged.
     Unknown(u64),
 }

@@ -179,7 +179,7 @@ impl<'a> WriteBuffer<'a> {
         let len = len.min(PAGE_SIZE - offset);
         // SAFETY: within the page, which lives as long as `frame`. Who else has the page mapped or reads it gets some
         // mix of old and new bytes; nothing depends on the values.
-        self.take(unsafe { core::slice::from_raw_parts_mut(frame.bytes().add(offset), len) })
+        self.take(unsafe { core::slice::from_raw_parts_mut(frame.bytes_mut().add(offset), len) })
     }
 }
 

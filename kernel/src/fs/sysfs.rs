@@ -83,6 +83,10 @@ pub fn add_device_tree(tree: &dtb::Tree<'_>) {
     let mut open = alloc::vec![(tree.root(), base)];
     while let Some((node, directory)) = open.pop() {
         for (name, value) in node.properties() {
+            // Seeds are the kernel's secret.
+            if matches!(name, "rng-seed" | "kaslr-seed") {
+                continue;
+            }
             let value: Arc<[u8]> = value.into();
             directory.add(name, BlobFile::new(value.len(), 0o444, move || Ok(value.to_vec())));
         }

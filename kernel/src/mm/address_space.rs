@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     arch::{Arch, PageFormat},
-    sync::IrqLock,
+    sync::{IrqLock, PlainLock},
 };
 
 /// The lowest address a mapping may have (vm.mmap_min_addr): NULL and its neighbours always fault.
@@ -56,7 +56,8 @@ pub struct Layout {
 
 /// A program's address space.
 pub struct AddressSpace {
-    pub(super) inner: IrqLock<Inner>,
+    /// Held for work that grows with the number of pages, so interrupts stay on; no interrupt handler takes it.
+    pub(super) inner: PlainLock<Inner>,
     root: PhysAddr,
     /// Address-space number in the low 16 bits, its generation above; 0: none yet.
     id: AtomicU64,
@@ -71,6 +72,14 @@ struct IdAllocator {
     next: u64,
 }
 static IDS: IrqLock<IdAllocator> = IrqLock::new(IdAllocator { generation: 1, next: 1 });
+
+/// What was taken out of an address space.
+#[derive(Default)]
+struct Removed {
+    #[allow(dead_code, reason = "held only to be dropped later")]
+    mappings: Vec<(Range<u64>, Mapping)>,
+    frames: Vec<FrameRef>,
+}
 
 /// Arguments of a new mapping.
 pub struct MapRequest {
@@ -93,7 +102,7 @@ impl AddressSpace {
         let root = PhysAddr::new(table.root());
         let inner = Inner { map: RangeMap::new(), table, resident: 0, brk: 0..0, top: Arch::USER_END };
         Ok(Arc::new(Self {
-            inner: IrqLock::new(inner),
+            inner: PlainLock::new(inner),
             root,
             id: AtomicU64::new(0),
             layout: IrqLock::new(Layout::default()),
@@ -108,6 +117,8 @@ impl AddressSpace {
             if ids.next >= u64::from(Arch::nr_address_space_ids()) {
                 ids.generation += 1;
                 ids.next = 1;
+                // Not while a space with an old number is active: it could be cached again behind the flush.
+                Arch::activate_user_table(None);
                 Arch::flush_all();
             }
             id = ids.generation << 16 | ids.next;
@@ -174,20 +185,19 @@ impl AddressSpace {
             } else {
                 inner.place(request.address, len)?
             };
-            let replaced = if request.fixed { self.take_out(&mut inner, address..address + len) } else { Vec::new() };
+            let replaced =
+                if request.fixed { self.take_out(&mut inner, address..address + len) } else { Removed::default() };
             inner.map.insert(address..address + len, request.mapping).map_err(|_| Errno::ENOMEM)?;
             (address, replaced)
         };
         Ok(replaced.0)
     }
 
-    /// Removes mappings and pages of a range; the frames go when the result is dropped, after the lock.
-    fn take_out(&self, inner: &mut Inner, range: Range<u64>) -> Vec<FrameRef> {
-        let removed = inner.map.remove(range.clone());
-        if removed.is_empty() {
-            return Vec::new();
-        }
-        self.take_pages(inner, range)
+    /// Removes mappings and pages of a range; files and frames go when the result is dropped, after the lock.
+    fn take_out(&self, inner: &mut Inner, range: Range<u64>) -> Removed {
+        let mappings = inner.map.remove(range.clone());
+        let frames = if mappings.is_empty() { Vec::new() } else { self.take_pages(inner, range) };
+        Removed { mappings, frames }
     }
 
     /// Removes the pages of a range, leaving mappings.
@@ -218,7 +228,9 @@ impl AddressSpace {
         let frames = {
             let mut inner = self.inner.lock();
             // A hole in a mapping makes two of it.
-            if inner.map.len() >= MAX_MAPPINGS {
+            let makes_hole =
+                inner.map.get(range.start).is_some_and(|(all, _)| all.start < range.start && range.end < all.end);
+            if makes_hole && inner.map.len() >= MAX_MAPPINGS {
                 return Err(Errno::ENOMEM);
             }
             self.take_out(&mut inner, range)
@@ -287,7 +299,7 @@ impl AddressSpace {
                 if inner.map.insert(old_page..new_page, mapping).is_err() {
                     return old;
                 }
-                frames = Vec::new();
+                frames = Removed::default();
             } else {
                 frames = self.take_out(&mut inner, new_page..old_page);
             }
@@ -312,7 +324,7 @@ impl AddressSpace {
                 }
                 mapping.skip_to(&range, old.start)
             };
-            let mut frames = Vec::new();
+            let mut frames = Removed::default();
             if target.is_none() && new_len <= old_len {
                 frames = self.take_out(&mut inner, old.start + new_len..old.end);
                 (old.start, frames)
@@ -340,7 +352,7 @@ impl AddressSpace {
                     None => inner.place(0, new_len)?,
                 };
                 inner.map.insert(address..address + new_len, mapping).map_err(|_| Errno::ENOMEM)?;
-                inner.map.remove(old.clone());
+                frames.mappings.extend(inner.map.remove(old.clone()));
                 let mut pages = Vec::new();
                 let removed = inner.table.unmap(&mut Tables, old.clone(), false, |at, _, leaf| pages.push((at, leaf)));
                 debug_assert!(removed.is_ok(), "user pages are 4 KiB");
@@ -352,7 +364,7 @@ impl AddressSpace {
                     if !moved {
                         inner.resident -= 1;
                         // SAFETY: the reference the removed entry held.
-                        frames.push(unsafe { FrameRef::from_raw(PhysAddr::new(leaf.pa)) });
+                        frames.frames.push(unsafe { FrameRef::from_raw(PhysAddr::new(leaf.pa)) });
                     }
                 }
                 Arch::page_table_written();

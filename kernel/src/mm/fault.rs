@@ -38,10 +38,6 @@ const FAULT_AHEAD: u64 = 32 << 10;
 impl AddressSpace {
     /// Resolves a program's access to `address`.
     pub fn fault(&self, address: UserAddr, access: FaultAccess) -> FaultOutcome {
-        if frames::is_short() {
-            // A page table may be needed beside the page.
-            return FaultOutcome::OutOfMemory;
-        }
         let page = address.page_down().get();
         let mut inner = self.inner.lock();
         let Inner { map, table, resident, .. } = &mut *inner;
@@ -122,6 +118,10 @@ impl Pages<'_> {
 
     /// The page is not there: makes it.
     fn fault_absent(&mut self, page: u64, access: FaultAccess) -> Result<(), Errno> {
+        if frames::is_short() {
+            // A page table may be needed, even where the page is there.
+            return Err(Errno::ENOMEM);
+        }
         let flags = self.mapping.protection.flags();
         match &self.mapping.source {
             Source::Anonymous => {

@@ -78,6 +78,11 @@ pub fn stats() -> Stats {
     }
 }
 
+/// Pages that programs can still get.
+pub fn available() -> usize {
+    FRAMES.get().map_or(0, |frames| FREE.load(Ordering::Relaxed).saturating_sub(frames.reserve))
+}
+
 /// Whether so little is left that nothing more should be promised to programs: no mappings, tables or threads.
 pub fn is_short() -> bool {
     FRAMES.get().is_some_and(|frames| FREE.load(Ordering::Relaxed) < frames.reserve / 2)
@@ -143,6 +148,17 @@ pub fn make_executable(address: PhysAddr) {
     }
 }
 
+/// The kernel wrote to the frame: instruction fetches may see what was there before.
+fn content_changed(address: PhysAddr) {
+    let Some(frames) = FRAMES.get() else { return };
+    let index = address.get().wrapping_sub(frames.base) >> PAGE_SHIFT;
+    if let Some(word) = frames.executable.get(index as usize / 32)
+        && word.load(Ordering::Relaxed) & 1 << (index % 32) != 0
+    {
+        word.fetch_and(!(1 << (index % 32)), Ordering::Relaxed);
+    }
+}
+
 /// An owned reference to one page of physical memory. Pages of the root image are never freed; all others are when
 /// their last reference goes.
 pub struct FrameRef(PhysAddr);
@@ -186,6 +202,12 @@ impl FrameRef {
         self.0
     }
 
+    /// The page's bytes, to be written: instruction fetches are made to see them when the page is next mapped.
+    pub fn bytes_mut(&self) -> *mut u8 {
+        content_changed(self.0);
+        linear(self.0)
+    }
+
     /// The page's bytes. Programs and other CPUs may change them at any time.
     pub fn bytes(&self) -> *mut u8 {
         linear(self.0)
@@ -200,6 +222,7 @@ impl FrameRef {
 
     /// Copies to the page; what reaches beyond it is left out.
     pub fn write(&self, offset: usize, bytes: &[u8]) {
+        content_changed(self.0);
         let len = bytes.len().min(PAGE_SIZE.saturating_sub(offset));
         // SAFETY: within the page.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.bytes().add(offset.min(PAGE_SIZE)), len) };

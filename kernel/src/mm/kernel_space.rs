@@ -190,7 +190,9 @@ pub fn init_memory(
     let read_only: Vec<Range<u64>> = constant.iter().cloned().chain([image_code]).collect();
 
     let usable = subtract(memory, reserved);
-    for range in &usable {
+    // A boot loader may reserve the root image or the tree; they are needed all the same.
+    let reserved_constant = subtract(&subtract(constant, &usable), &subtract(constant, memory));
+    for range in usable.iter().chain(&reserved_constant) {
         for (piece, flags) in
             [(subtract(core::slice::from_ref(range), &read_only), DATA), (intersect(range, &read_only), CONSTANT)]
         {
@@ -205,8 +207,9 @@ pub fn init_memory(
     let mut taken = constant.to_vec();
     taken.push(image_start..image_end);
     let free = subtract(&usable, &taken);
-    let lowest = usable.iter().map(|range| range.start).min().ok_or("the device tree names no memory")?;
-    let highest = usable.iter().map(|range| range.end).max().unwrap_or(lowest);
+    let mapped = || usable.iter().chain(&reserved_constant);
+    let lowest = mapped().map(|range| range.start).min().ok_or("the device tree names no memory")?;
+    let highest = mapped().map(|range| range.end).max().unwrap_or(lowest);
     let base = lowest & !((4 << 20) - 1);
     let count = ((highest - base) / PAGE_SIZE as u64) as usize;
     let words = count.div_ceil(32);

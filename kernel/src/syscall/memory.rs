@@ -92,9 +92,10 @@ pub fn sys_mmap(call: &mut Call<'_>) -> Result<u64> {
     Ok(result)
 }
 
-/// As Linux's heuristic overcommit: only what could not be had if all memory were free is refused.
+/// Refuses what could not be had now. Linux promises more than there is, but a small machine without swap does better
+/// to say so at once: Python then raises MemoryError, where a broken promise ends the process.
 fn refuse_hopeless(len: u64) -> Result<()> {
-    if len / PAGE > frames::stats().total as u64 { Err(Errno::ENOMEM) } else { Ok(()) }
+    if len / PAGE > frames::available() as u64 { Err(Errno::ENOMEM) } else { Ok(()) }
 }
 
 /// MAP_POPULATE and MADV_POPULATE_*: brings pages in as far as that works.

@@ -9,7 +9,7 @@ use crate::{
     mm::{frames, user},
     power, rng,
     sync::IrqLock,
-    task::{process, wait},
+    task::{process, scheduler, wait},
     time,
 };
 
@@ -82,6 +82,13 @@ pub fn sys_getrandom(call: &mut Call<'_>) -> Result<u64> {
     }
     let mut done = 0;
     while done < len {
+        // Others run, and a signal ends a long request early, as random(4) says.
+        if done > 0 && done.is_multiple_of(64 << 10) {
+            if call.thread.signal_pending() {
+                return Ok(done as u64);
+            }
+            scheduler::schedule();
+        }
         let mut chunk = [0; 256];
         let step = chunk.len().min(len - done);
         rng::fill(&mut chunk[..step])?;

@@ -54,8 +54,20 @@ const SUPPORTED: u32 = linux::CLONE_VM
     | linux::CLONE_UNTRACED
     | linux::CLONE_PTRACE;
 
-/// Makes a thread or process that goes on with the caller's registers and 0 as the call's result. Returns its number.
+/// Makes a thread or process that goes on with the caller's registers and 0 as the call's result. Returns its number,
+/// with CLONE_VFORK when the child has let go of the memory.
 pub fn clone(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Result<i32> {
+    let (tid, child) = create(thread, frame, request)?;
+    let is_thread = request.flags & u64::from(linux::CLONE_THREAD) != 0;
+    if request.flags & u64::from(linux::CLONE_VFORK) != 0 && !is_thread {
+        wait_for_vfork(&child, thread.process());
+    }
+    Ok(tid)
+}
+
+/// Makes it and starts it. Apart, so that its large stack frame is gone while the parent waits.
+#[inline(never)]
+fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Result<(i32, Arc<Process>)> {
     let has = |flag: u32| request.flags & u64::from(flag) != 0;
     let clear_handlers = request.flags & linux::CLONE_CLEAR_SIGHAND != 0;
     if request.flags & !(u64::from(SUPPORTED) | linux::CLONE_CLEAR_SIGHAND) != 0
@@ -128,11 +140,10 @@ pub fn clone(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> 
             owner.state.lock().children.push(child_process.clone());
         }
     }
+    // A stop that comes meanwhile is for the new thread too.
+    child.mark_for_attention();
     scheduler::start(child);
-    if has(linux::CLONE_VFORK) && !has(linux::CLONE_THREAD) {
-        wait_for_vfork(&child_process, parent);
-    }
-    Ok(tid)
+    Ok((tid, child_process))
 }
 
 fn new_process(
@@ -173,12 +184,6 @@ fn new_process(
 
 /// The parent's memory is the child's until it runs another program or ends.
 fn wait_for_vfork(child: &Arc<Process>, parent: &Arc<Process>) {
-    loop {
-        let done = wait::wait_until(&[&child.changed], None, || child.state.lock().vfork_done.then_some(()));
-        // Signals wait; only the end of the parent itself does not.
-        if done.is_ok() || parent.is_exiting() {
-            return;
-        }
-        scheduler::yield_now();
-    }
+    let killed = || parent.is_exiting() || parent.pending_signals().contains(linux::SIGKILL);
+    wait::wait_uninterrupted(&child.changed, || child.state.lock().vfork_done || killed());
 }

@@ -7,7 +7,6 @@ use hal::{Arch as _, PAGE_SIZE, UserAddr};
 use klib::elf::{ElfError, ElfImage, ElfKind, ReadAt};
 
 use super::{
-    exit,
     process::{FsContext, Process},
     scheduler,
     signal::AltStack,
@@ -257,9 +256,9 @@ fn map_image(memory: &AddressSpace, image: &ElfImage, inode: &Arc<dyn Inode>, pa
             map_fixed(memory, first, file_pages_end - first, mapping)?;
             zero_from = file_pages_end;
             if segment.memsz > segment.filesz && file_end < file_pages_end && segment.write {
-                let zeroes = [0; PAGE_SIZE];
+                static ZEROES: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
                 let len = (file_pages_end - file_end) as usize;
-                memory.write(UserAddr::new(file_end), &zeroes[..len])?;
+                memory.write(UserAddr::new(file_end), &ZEROES[..len])?;
             }
         }
         if end > zero_from {
@@ -335,7 +334,11 @@ pub fn replace(thread: &Arc<Thread>, frame: &mut TrapFrame, file: Path, program:
     let fs = process.fs().lock().clone();
     let name = program.name.rsplit(|byte| *byte == b'/').next().unwrap_or(&[]).to_vec();
     let loaded = load(&fs, file, program)?;
-    end_other_threads(thread);
+    drop(fs);
+    if !end_other_threads(thread) {
+        // The process is to end meanwhile; the way out of the kernel does that.
+        return Err(Errno::EINTR);
+    }
 
     // From here on there is no way back.
     let (old_memory, files) = {
@@ -366,8 +369,9 @@ pub fn replace(thread: &Arc<Thread>, frame: &mut TrapFrame, file: Path, program:
     Ok(())
 }
 
-/// Ends all threads of the process but the running one, which takes the process's number.
-fn end_other_threads(thread: &Arc<Thread>) {
+/// Ends all threads of the process but the running one, which takes the process's number. `false` when the whole
+/// process is to end.
+fn end_other_threads(thread: &Arc<Thread>) -> bool {
     let process = thread.process();
     if process.threads().len() > 1 {
         process.set_exiting();
@@ -380,7 +384,8 @@ fn end_other_threads(thread: &Arc<Thread>) {
             scheduler::yield_now();
         }
         if process.state.lock().requested.is_some() {
-            exit::exit_thread(thread);
+            thread.notify();
+            return false;
         }
         process.clear_exiting();
     }
@@ -389,4 +394,5 @@ fn end_other_threads(thread: &Arc<Thread>) {
         thread.set_tid(process.pid());
         super::process::add_thread(thread.clone());
     }
+    true
 }

@@ -53,6 +53,9 @@ pub fn exit_thread(thread: &Arc<Thread>) -> ! {
         (state.threads.is_empty(), gone)
     };
     drop(gone);
+    if !process.pending_signals().is_empty() {
+        process.threads().iter().for_each(Thread::notify);
+    }
     process::remove_thread(thread.tid());
     if last {
         end_process(&process);
@@ -162,6 +165,9 @@ fn reap(parent: &Process, child: &Arc<Process>) {
 /// A stop signal arrived: the whole process stops.
 pub(super) fn stop(thread: &Arc<Thread>, signal: u32) {
     let process = thread.process();
+    if process.pid() == 1 {
+        return;
+    }
     {
         let mut state = process.state.lock();
         state.stopped = Some(signal);

@@ -11,7 +11,7 @@ use hal::{Arch as _, PowerAction};
 
 use super::{
     exec::{self, Program},
-    exit,
+    exit, oom,
     process::{self, ExitStatus, FsContext, NewProcess, Process},
     scheduler,
     signal::ActionTable,
@@ -30,6 +30,8 @@ static ENDED_QUEUE: Lazy<Arc<WaitQueue>> = Lazy::new(|| Arc::new(WaitQueue::new(
 /// Whether the machine is to be switched off when process 1 ends.
 static POWER_OFF: IrqLock<bool> = IrqLock::new(false);
 
+/// Ends for lack of memory in a row after which another start is pointless.
+const MAX_STARVED: u32 = 3;
 /// Restarts in a row that come faster than this, in nanoseconds, are slowed down.
 const QUICK_NS: u64 = 2_000_000_000;
 
@@ -69,6 +71,7 @@ pub fn kernel_process(root: Path) -> Arc<Process> {
 /// Starts process 1 and watches over it, for ever. Runs in a kernel thread.
 pub fn supervise() -> ! {
     let mut last = None;
+    let mut starved = 0;
     loop {
         let started_ns = crate::time::monotonic_ns();
         if let Err(error) = start(last) {
@@ -93,6 +96,10 @@ pub fn supervise() -> ! {
             }
         }
         last = Some(status);
+        starved = if oom::take_ended_process_one() { starved + 1 } else { 0 };
+        if starved == MAX_STARVED {
+            crate::panic::stop("not enough memory: process 1 was ended for lack of it again and again");
+        }
         if crate::time::monotonic_ns() - started_ns < QUICK_NS {
             let pause = crate::time::monotonic_ns() + QUICK_NS / 4;
             // Only the deadline ends this wait.
@@ -127,7 +134,6 @@ fn environment(last: Option<ExitStatus>) -> Vec<Vec<u8>> {
         "HOME=/root",
         "USER=root",
         "LOGNAME=root",
-        "SHELL=/bin/sh",
         "PATH=/usr/local/bin:/usr/bin:/bin",
         "LANG=C.UTF-8",
         "TERM=xterm-256color",
@@ -178,6 +184,9 @@ fn start(last: Option<ExitStatus>) -> Result<()> {
     process::add_process(process.clone());
     process::add_thread(thread.clone());
     let console = crate::console::open(&root, OpenFlags::from_bits(linux::O_RDWR))?;
+    if last.is_some() {
+        crate::console::reset_terminal();
+    }
     crate::console::make_controlling_terminal(1, 1);
     for _ in 0..3 {
         process.files().install(console.clone(), false)?;

@@ -1,6 +1,7 @@
 //! Out of memory: ends the process that has most of it, so that the others and the kernel can go on.
 
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use abi::linux;
 
@@ -9,6 +10,14 @@ use super::{
     process::{self, ExitStatus, Process},
     scheduler,
 };
+
+/// Process 1 was the victim.
+static ENDED_PROCESS_ONE: AtomicBool = AtomicBool::new(false);
+
+/// Whether process 1 was ended for lack of memory since this was last asked.
+pub fn take_ended_process_one() -> bool {
+    ENDED_PROCESS_ONE.swap(false, Ordering::Relaxed)
+}
 
 /// Ends the largest process, process 1 only where it is alone, unless one is ending already; then lets it run.
 pub fn relieve() {
@@ -19,6 +28,7 @@ pub fn relieve() {
         let others = candidates.iter().filter(|process| process.pid() != 1).max_by_key(pages);
         if let Some(victim) = others.or(candidates.first()) {
             log::error!("out of memory: {}[{}] ended, it had {} KiB", victim.name(), victim.pid(), pages(&victim) * 4);
+            ENDED_PROCESS_ONE.fetch_or(victim.pid() == 1, Ordering::Relaxed);
             exit::request_exit(victim, ExitStatus::Signaled(linux::SIGKILL, false));
         }
     }

@@ -280,13 +280,20 @@ const STOPS: SignalSet = SignalSet(
         | SignalSet::of(linux::SIGTTOU).0,
 );
 
-/// Whether the process would do nothing about the signal. Process 1 is the machine: it ignores whatever it has no
-/// handler for.
+/// Whether the process is the machine, which no signal without a handler may end: process 1, unless the machine is to
+/// go off with it anyway.
+fn is_protected(process: &Process) -> bool {
+    process.pid() == 1 && !super::init::powers_off_at_end()
+}
+
+/// Whether the process would do nothing about the signal.
 fn is_ignored(process: &Process, signal: u32) -> bool {
     match process.actions.lock().get(signal).handler {
         SIG_IGN => true,
+        // Nobody is left to let a stopped process 1 go on.
+        SIG_DFL if process.pid() == 1 && STOPS.contains(signal) => true,
         SIG_DFL => {
-            process.pid() == 1 || matches!(default_action(signal), DefaultAction::Ignore | DefaultAction::Continue)
+            is_protected(process) || matches!(default_action(signal), DefaultAction::Ignore | DefaultAction::Continue)
         }
         _ => false,
     }
@@ -321,7 +328,8 @@ pub fn send_to_process(process: &Arc<Process>, signal: u32, info: SignalInfo) {
     prepare(process, signal);
     let threads = process.threads();
     let blocked_by_all = threads.iter().all(|thread| thread.signals.lock().mask.contains(signal));
-    if is_ignored(process, signal) && !blocked_by_all {
+    let waited_for = threads.iter().any(|thread| thread.signals.lock().waited_for.contains(signal));
+    if is_ignored(process, signal) && !blocked_by_all && !waited_for {
         return;
     }
     if !process.with_pending(|pending| pending.add(signal, info)) {
@@ -349,7 +357,7 @@ pub fn send_to_thread(thread: &Arc<Thread>, signal: u32, info: SignalInfo) {
     let ignored = is_ignored(thread.process(), signal);
     {
         let mut signals = thread.signals.lock();
-        if ignored && !signals.mask.contains(signal) {
+        if ignored && !(signals.mask | signals.waited_for).contains(signal) {
             return;
         }
         signals.pending.add(signal, info);
@@ -439,7 +447,7 @@ pub fn handle_pending(thread: &Arc<Thread>, frame: &mut TrapFrame) {
         let action = thread.process().actions.lock().get(signal);
         match action.handler {
             SIG_IGN => {}
-            SIG_DFL if thread.process().pid() == 1 && !forced => {}
+            SIG_DFL if is_protected(thread.process()) && !forced => {}
             SIG_DFL => match default_action(signal) {
                 DefaultAction::Ignore | DefaultAction::Continue => {}
                 DefaultAction::Stop => exit::stop(thread, signal),

@@ -274,6 +274,11 @@ impl Thread {
         scheduler::wake(self);
     }
 
+    /// As [`Thread::notify`] for a thread that has not started yet.
+    pub(super) fn mark_for_attention(&self) {
+        self.attention.store(true, Ordering::Release);
+    }
+
     /// Takes the mark set by [`Thread::notify`].
     pub(super) fn take_attention(&self) -> bool {
         self.attention.load(Ordering::Relaxed) && self.attention.swap(false, Ordering::Acquire)
@@ -343,7 +348,13 @@ impl Thread {
     pub fn swap_signal_mask(&self, mask: u64) -> u64 {
         let mut signals = self.signals.lock();
         let old = core::mem::replace(&mut signals.mask, SignalSet::from_bits(mask).blockable());
+        let newly_blocked = signals.mask & !old;
+        drop(signals);
         self.attention.store(true, Ordering::Relaxed);
+        // A signal for the process that this thread was to take is another's now.
+        if !(self.process.pending_signals() & newly_blocked).is_empty() {
+            self.process.threads().iter().for_each(Self::notify);
+        }
         old.bits()
     }
 }

@@ -1,7 +1,5 @@
 //! What the kernel does when the CPU takes an exception: the side of [`hal::TrapHandler`] that knows processes.
 
-use core::fmt::Write as _;
-
 use abi::linux;
 use hal::{Arch as _, FaultAccess, TrapFrame as _, TrapHandler, UserAddr, UserException};
 
@@ -78,6 +76,7 @@ impl TrapHandler<Arch> for Handler {
             UserException::IllegalInstruction => (linux::SIGILL, linux::ILL_ILLOPC),
             UserException::Breakpoint => (linux::SIGTRAP, linux::TRAP_BRKPT),
             UserException::Misaligned => (linux::SIGBUS, linux::BUS_ADRALN),
+            UserException::External => (linux::SIGBUS, linux::BUS_OBJERR),
             UserException::FloatingPoint => (linux::SIGFPE, linux::FPE_FLTINV),
             UserException::Unknown(syndrome) => {
                 log::warn!("unknown exception, syndrome {syndrome:#x}");
@@ -115,10 +114,6 @@ impl TrapHandler<Arch> for Handler {
     }
 
     fn kernel_fault(&self, frame: &TrapFrame, what: &str, syndrome: u64, address: u64) -> ! {
-        let mut text = alloc::string::String::new();
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{what}: syndrome {syndrome:#x}, address {address:#x}");
-        let _ = frame.dump(&mut text);
-        panic::fatal(&text, Some(frame))
+        panic::fatal(format_args!("{what}: syndrome {syndrome:#x}, address {address:#x}"), Some(frame))
     }
 }

@@ -120,6 +120,20 @@ pub fn wait_until<T>(
     block_until(&thread, deadline_ns, condition)
 }
 
+/// Blocks until `condition`, which is looked at again after every wake of `queue` and every signal; signals wait.
+pub fn wait_uninterrupted(queue: &Arc<WaitQueue>, mut condition: impl FnMut() -> bool) {
+    let thread = scheduler::current();
+    let _registration = Registration::new(queue, thread.clone());
+    loop {
+        scheduler::prepare_to_block(&thread);
+        if condition() {
+            scheduler::cancel_block(&thread);
+            return;
+        }
+        scheduler::schedule();
+    }
+}
+
 /// As [`wait_until`] for a thread that has registered itself wherever it needs to.
 pub fn block_until<T>(
     thread: &Arc<Thread>,

@@ -43,18 +43,21 @@ primary_entry:
     cmp     x0, x1
     b.lo    1b
 
-    // Identity map: the 1 GiB block around this code, read-only, for the instructions that turn the MMU on.
+    // Identity map: the 2 MiB block with this code, read-only, for the instructions that turn the MMU on. No more, as
+    // the CPU may fetch ahead from whatever is executable, device registers included.
     adrp    x0, boot_identity_l0
     adrp    x1, boot_identity_l1
+    adrp    x5, boot_identity_l2
     orr     x2, x1, #PAGE_TABLE
     ubfx    x3, x21, #39, #9
     str     x2, [x0, x3, lsl #3]
+    orr     x2, x5, #PAGE_TABLE
     ubfx    x3, x21, #30, #9
-    lsl     x2, x21, #0
-    and     x2, x21, #~((1 << 30) - 1)
-    ldr     x4, =(NORMAL | BLOCK | READ_ONLY | UXN)
-    orr     x2, x2, x4
     str     x2, [x1, x3, lsl #3]
+    ldr     x4, =(NORMAL | BLOCK | READ_ONLY | UXN)
+    orr     x2, x21, x4
+    ubfx    x3, x21, #21, #9
+    str     x2, [x5, x3, lsl #3]
 
     // Kernel map: L0[511] -> L1; L1[510] -> L2; L2[0..2] -> two L3 tables for 4 MiB of image.
     adrp    x0, boot_kernel_l0
@@ -130,6 +133,25 @@ drop_to_el1:
     b.eq    from_el2
     b       at_el1
 from_el3:
+    // The CPU joins coherency before its caches, MMU or any maintenance is used (CPUECTLR_EL1.SMPEN, Cortex-A53, A57
+    // and A72 TRMs 4.3).
+    mrs     x0, midr_el1
+    ubfx    x1, x0, #24, #8
+    cmp     x1, #0x41                   // Arm
+    b.ne    4f
+    ubfx    x1, x0, #4, #12
+    mov     x2, #0xd03
+    cmp     x1, x2
+    mov     x2, #0xd07
+    ccmp    x1, x2, #4, ne
+    mov     x2, #0xd08
+    ccmp    x1, x2, #4, ne
+    b.ne    4f
+    mrs     x0, S3_1_C15_C2_1
+    orr     x0, x0, #(1 << 6)
+    msr     S3_1_C15_C2_1, x0
+    isb
+4:  msr     mdcr_el3, xzr
     mov     x0, #0x5b1                  // SCR_EL3: NS, RES1, SMD off, HCE, RW
     and     x0, x0, #~(1 << 7)
     msr     scr_el3, x0
@@ -146,6 +168,8 @@ from_el3:
     isb
 1:  ubfx    x1, x0, #8, #4              // EL2 implemented?
     cbz     x1, 2f
+    ldr     x1, =0x30c50830             // SCTLR_EL2: RES1 bits, MMU and caches off; unknown at reset
+    msr     sctlr_el2, x1
     mov     x1, #0x3c9                  // EL2h, DAIF masked
     adr     x2, from_el2
     b       3f
@@ -162,6 +186,9 @@ from_el2:
     mov     x0, #0b11                   // CNTHCTL_EL2: EL1 may use the physical counter and timer
     msr     cnthctl_el2, x0
     msr     cntvoff_el2, xzr
+    msr     mdcr_el2, xzr
+    adr     x0, monitor_vectors         // a hypervisor call is answered "not supported"
+    msr     vbar_el2, x0
     mov     x0, #0x33ff                 // CPTR_EL2: no traps
     msr     cptr_el2, x0
     msr     hstr_el2, xzr
@@ -198,12 +225,19 @@ from_el2:
 at_el1:
     ldr     x0, =0x30d00800
     msr     sctlr_el1, x0
-    isb
+    msr     mdscr_el1, xzr              // no single step or breakpoints; unknown at reset
+    mrs     x0, id_aa64dfr0_el1
+    ubfx    x0, x0, #8, #4              // PMUVer
+    cbz     x0, 1f
+    cmp     x0, #0xf
+    b.eq    1f
+    msr     pmuserenr_el0, xzr          // programs do not reach the performance counters
+1:  isb
     ret
 .ltorg
 
 // The secure monitor, where the image was entered at EL3 and is therefore the firmware: writes one 32-bit register of
-// the secure world for the kernel. x0 = MONITOR_WRITE, x1 = physical address, x2 = value; changes x0 alone.
+// the secure world for the kernel. At EL2 the same vectors answer a call of a hypervisor that is not there. x0 = MONITOR_WRITE, x1 = physical address, x2 = value; changes x0 alone.
 .equ MONITOR_WRITE, 0x70746e57
 .balign 2048
 monitor_vectors:
@@ -277,3 +311,4 @@ boot_stack_top:
 boot_kernel_l0:     .space 4096
 boot_kernel_l1:     .space 4096
 boot_kernel_l3:     .space 8192
+boot_identity_l2:   .space 4096

@@ -11,7 +11,7 @@ use core::{
 
 use aarch64_cpu::registers::{CNTKCTL_EL1, CPACR_EL1, ID_AA64MMFR1_EL1, SCTLR_EL1};
 use hal::PhysAddr;
-use tock_registers::interfaces::{ReadWriteable, Readable, Writeable};
+use tock_registers::interfaces::{Readable, Writeable};
 
 use crate::mmu;
 
@@ -80,7 +80,7 @@ extern "C" fn arch_start(device_tree: u64, image: u64, exception_level: u64) -> 
     mmu::activate_user_table(None);
     mmu::flush_all();
     OWNS_EL3.store(exception_level == 3, Ordering::Relaxed);
-    CPACR_EL1.modify(CPACR_EL1::FPEN::TrapNothing);
+    CPACR_EL1.write(CPACR_EL1::FPEN::TrapNothing);
     // EL0 reads the virtual counter (clock_gettime without a trap), nothing else of the timer.
     CNTKCTL_EL1.set(1 << 1);
     if ID_AA64MMFR1_EL1.read(ID_AA64MMFR1_EL1::PAN) != 0 {

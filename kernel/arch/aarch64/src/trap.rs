@@ -111,6 +111,12 @@ mod class {
 
 /// Data fault status code 0b100001 (Arm ARM D24.2.40, ISS for a Data Abort): alignment fault.
 const ALIGNMENT_FAULT: u64 = 0b10_0001;
+/// Whether the fault status code (as above) is one that the kernel's page tables cause: address size, translation,
+/// access flag or permission. Anything else (an external abort, an ECC error) would come again for ever.
+const fn is_page_fault(syndrome: u64) -> bool {
+    syndrome & 0x3f < 0b01_0000
+}
+
 /// WnR, bit 6 of the data abort syndrome; CM, bit 8: cache maintenance counts as a read.
 const fn data_access(syndrome: u64) -> FaultAccess {
     if syndrome & (1 << 6) != 0 && syndrome & (1 << 8) == 0 { FaultAccess::Write } else { FaultAccess::Read }
@@ -126,6 +132,9 @@ extern "C" fn arch_user_sync(frame: &mut TrapFrame) {
         class::SVC => handler.syscall(frame),
         class::DATA_ABORT_USER if syndrome & 0x3f == ALIGNMENT_FAULT => {
             handler.user_exception(frame, UserException::Misaligned, address);
+        }
+        class::DATA_ABORT_USER | class::INSTRUCTION_ABORT_USER if !is_page_fault(syndrome) => {
+            handler.user_exception(frame, UserException::External, address);
         }
         class::DATA_ABORT_USER => handler.user_fault(frame, address, data_access(syndrome)),
         class::INSTRUCTION_ABORT_USER => handler.user_fault(frame, address, FaultAccess::Execute),
@@ -180,7 +189,9 @@ extern "C" fn arch_kernel_sync(frame: &mut TrapFrame) {
     let syndrome = ESR_EL1.get();
     let address = FAR_EL1.get();
     match syndrome >> 26 & 0x3f {
-        class::DATA_ABORT_KERNEL if address < Aarch64::USER_END && user_copy::contains(frame.pc) => {
+        class::DATA_ABORT_KERNEL
+            if address < Aarch64::USER_END && user_copy::contains(frame.pc) && is_page_fault(syndrome) =>
+        {
             let masked = frame.pstate & (1 << 7) != 0;
             if !masked {
                 Aarch64::enable_interrupts();
@@ -210,6 +221,6 @@ extern "C" fn arch_kernel_bad(frame: &mut TrapFrame) -> ! {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn arch_stack_overflow(frame: &mut TrapFrame) -> ! {
-    handler().kernel_fault(frame, "kernel stack overflow", ESR_EL1.get(), frame.x[0])
+extern "C" fn arch_stack_overflow(frame: &mut TrapFrame, stack_pointer: u64) -> ! {
+    handler().kernel_fault(frame, "kernel stack overflow", ESR_EL1.get(), stack_pointer)
 }

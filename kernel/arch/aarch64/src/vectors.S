@@ -116,11 +116,17 @@ bad_vector:
     brk     #0
 
 stack_overflow:
-    // x0 holds the overflowed sp; take the CPU's emergency stack.
+    // x0 holds the overflowed sp, sp that plus the true x0. Park both where a program's thread pointer was, take the
+    // emergency stack and put x0 back.
+    msr     tpidrro_el0, x0
+    sub     x0, sp, x0
+    msr     tpidr_el0, x0
     adrp    x0, emergency_stack_top
     mov     sp, x0
+    mrs     x0, tpidr_el0
     save_frame
     mov     x0, sp
+    mrs     x1, tpidrro_el0
     bl      arch_stack_overflow
     brk     #0
 

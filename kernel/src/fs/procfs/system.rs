@@ -38,7 +38,7 @@ const TICK_NS: u64 = 10_000_000;
 fn sysrq(command: &[u8]) -> Result<()> {
     match command.first() {
         Some(b'b') => power::leave(PowerAction::Reset),
-        Some(b'c') => panic::fatal("asked for through /proc/sysrq-trigger", None),
+        Some(b'c') => panic::fatal(format_args!("asked for through /proc/sysrq-trigger"), None),
         Some(b'o') => power::leave(PowerAction::Off(0)),
         _ => Err(Errno::EINVAL),
     }

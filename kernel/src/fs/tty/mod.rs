@@ -24,6 +24,7 @@ pub use job::{controlling_terminal_of, leave_session};
 
 use super::{OpenFile, PollEvents, PollTable, ReadBuffer, WriteBuffer};
 use crate::{
+    console,
     sync::IrqLock,
     task::{
         signal,
@@ -43,8 +44,16 @@ struct UartBackend(Arc<dyn Uart>);
 
 impl TtyBackend for UartBackend {
     fn transmit(&self, bytes: &[u8]) {
-        self.0.write(bytes);
+        console::send(&*self.0, bytes);
     }
+}
+
+/// A line discipline with the settings of a serial port.
+fn fresh_line() -> LineDiscipline {
+    let mut line = LineDiscipline::new();
+    let settings = Termios { cflag: B115200 | cflag::CS8 | cflag::CREAD | cflag::HUPCL, ..*line.termios() };
+    line.set_termios(settings, false);
+    line
 }
 
 /// Bytes handed to the backend at once: what bounds the time that one call masks interrupts.
@@ -165,9 +174,7 @@ impl Tty {
 
     /// A terminal on any backend, 8 bits at 115200 baud, and known to [`controlling_terminal_of`].
     pub fn new(backend: Box<dyn TtyBackend>) -> Arc<Self> {
-        let mut line = LineDiscipline::new();
-        let settings = Termios { cflag: B115200 | cflag::CS8 | cflag::CREAD | cflag::HUPCL, ..*line.termios() };
-        line.set_termios(settings, false);
+        let line = fresh_line();
         let tty = Arc::new(Self {
             backend,
             state: IrqLock::new(State {
@@ -187,6 +194,16 @@ impl Tty {
         });
         job::register(&tty);
         tty
+    }
+
+    /// Goes back to the settings it started with and drops what was typed; the window keeps its size. For a session
+    /// after one that ended without tidying up.
+    pub fn reset(&self) {
+        let mut state = self.state.lock();
+        let size = state.line.winsize();
+        state.line = fresh_line();
+        state.line.set_winsize(size);
+        state.exclusive = false;
     }
 
     /// Takes bytes that the device received. For the interrupt handler: quick, and echo goes out from here.
