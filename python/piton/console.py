@@ -29,6 +29,13 @@ def _interact(main: types.ModuleType) -> None:
     from _pyrepl.main import CAN_USE_PYREPL, interactive_console
 
     if CAN_USE_PYREPL:
+        import rlcompleter
+
+        from _pyrepl import readline
+
+        # Sets its completer up once only, for the first session's names; Tab belongs to this one's.
+        readline._setup(main.__dict__)
+        readline.set_completer(rlcompleter.Completer(main.__dict__).complete)
         interactive_console(main, quiet=True)
     else:
         import code
