@@ -99,6 +99,13 @@ fn reboot_comes_back_to_the_prompt() {
 }
 
 #[test]
+fn process_1_cannot_be_stopped_or_ended() {
+    let mut guest = at_the_prompt("process_1_cannot_be_stopped_or_ended");
+    guest.run("import os; [os.kill(1, n) for n in (19, 20, 15, 9, 3)] and None");
+    guest.ask("print('alive', 20 + 1)", "alive 21");
+}
+
+#[test]
 fn standard_library_and_threads_work() {
     let mut guest = at_the_prompt("standard_library_and_threads_work");
     guest.ask("import ssl, sqlite3, ctypes, asyncio, decimal, threading, sys; print('ok', 1 + 1)", "ok 2");

@@ -89,3 +89,11 @@ fn unknown_script_is_named_in_one_line() {
     assert_eq!(errors.lines().count(), 1, "{errors}");
     assert!(errors.contains("/nonexistent/f.py"), "{errors}");
 }
+
+#[test]
+fn machine_survives_hostile_programs() {
+    let outcome = plain("machine_survives_hostile_programs", include_str!("hostile.py"));
+    outcome.expect_status(0);
+    outcome.expect_output("survived");
+    assert!(!outcome.output.contains("FAILED"), "{}", outcome.output);
+}

@@ -54,3 +54,27 @@ impl fmt::Display for Errno {
         fmt::Debug::fmt(self, f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+
+    #[test]
+    fn errors_return_as_small_negative_numbers() {
+        assert_eq!(Errno::EPERM.as_return(), u64::MAX);
+        assert_eq!(Errno::EFAULT.as_return() as i64, -14);
+    }
+
+    #[test]
+    fn errors_print_their_names() {
+        assert_eq!(std::format!("{}", Errno::ENOENT), "ENOENT");
+        assert_eq!(std::format!("{}", Errno::RESTART), "errno 512");
+    }
+
+    #[test]
+    fn restart_is_no_number_of_linux() {
+        assert!(Errno::RESTART.number() > 133);
+    }
+}

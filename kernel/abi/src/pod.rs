@@ -45,3 +45,38 @@ pub fn bytes_of_mut<T: Pod>(value: &mut T) -> &mut [u8] {
     // SAFETY: `Pod`: any bytes written form a value.
     unsafe { core::slice::from_raw_parts_mut((value as *mut T).cast(), size_of::<T>()) }
 }
+
+/// The sizes that programs of every 64-bit architecture count on.
+const _: () = {
+    assert!(size_of::<linux::__kernel_timespec>() == 16);
+    assert!(size_of::<linux::__kernel_old_timeval>() == 16);
+    assert!(size_of::<linux::iovec>() == 16);
+    assert!(size_of::<linux::pollfd>() == 8);
+    assert!(size_of::<linux::rlimit64>() == 16);
+    assert!(size_of::<linux::rusage>() == 144);
+    assert!(size_of::<linux::statx>() == 256);
+    assert!(size_of::<linux::statfs64>() == 120);
+    assert!(size_of::<linux::clone_args>() == 88);
+    assert!(size_of::<linux::flock>() == 32);
+    assert!(size_of::<linux::winsize>() == 8);
+    assert!(size_of::<linux::robust_list_head>() == 24);
+    assert!(size_of::<linux_raw_sys::system::new_utsname>() == 390);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeroed_value_has_zero_bytes() {
+        let time: linux::__kernel_timespec = zeroed();
+        assert_eq!(bytes_of(&time), [0; 16]);
+    }
+
+    #[test]
+    fn bytes_written_are_the_value() {
+        let mut pair: [u32; 2] = zeroed();
+        bytes_of_mut(&mut pair)[4..].copy_from_slice(&7u32.to_ne_bytes());
+        assert_eq!(pair, [0, 7]);
+    }
+}

@@ -298,17 +298,18 @@ virtual_entry:
     bl      arch_start
     brk     #0
 
-// 32 KiB aligned so that an address in the stack has bit 14 set, which the overflow check of vectors.S relies on.
+// 64 KiB aligned so that an address in the stack has bit 15 set, which the overflow check of vectors.S relies on.
 .section .bss.boot, "aw", %nobits
-.balign 32768
-boot_identity_l0:   .space 4096
-boot_identity_l1:   .space 4096
-boot_kernel_l2:     .space 4096
-boot_stack_guard:   .space 4096
-boot_stack_bottom:  .space 16384
-boot_stack_top:
+.balign 65536
 .global boot_kernel_l0
 boot_kernel_l0:     .space 4096
 boot_kernel_l1:     .space 4096
-boot_kernel_l3:     .space 8192
+boot_kernel_l2:     .space 4096
+boot_identity_l0:   .space 4096
+boot_identity_l1:   .space 4096
 boot_identity_l2:   .space 4096
+                    .space 4096
+boot_stack_guard:   .space 4096
+boot_stack_bottom:  .space 32768
+boot_stack_top:
+boot_kernel_l3:     .space 8192

@@ -167,7 +167,7 @@ impl Arch for Aarch64 {
 
     fn backtrace(frame_pointer: Option<usize>, visit: &mut dyn FnMut(usize) -> bool) {
         /// A kernel stack's size; records outside the first one's stack are not followed.
-        const STACK_SIZE: usize = 16 << 10;
+        const STACK_SIZE: usize = 32 << 10;
         let mut record = match frame_pointer {
             Some(pointer) => pointer,
             None => {

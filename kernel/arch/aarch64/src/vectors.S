@@ -3,7 +3,7 @@
 // A TrapFrame (trap.rs) is pushed on the kernel stack of the running thread; from a program it is then at the very top.
 
 .equ FRAME_SIZE, 288
-.equ STACK_SHIFT, 14
+.equ STACK_SHIFT, 15
 
 .macro save_frame
     sub     sp, sp, #FRAME_SIZE
@@ -244,7 +244,7 @@ arch_fp_load:
     ret
 
 .section .bss.boot, "aw", %nobits
-.balign 32768
-    .space 16384
-    .space 16384
+.balign 65536
+    .space 32768
+    .space 32768
 emergency_stack_top:
