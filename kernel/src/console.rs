@@ -1,6 +1,7 @@
 //! The console: which serial port it is, the kernel's own output on it, and its terminal.
 
 use alloc::{string::String, sync::Arc};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use hal::{Arch as _, Uart};
 
@@ -19,6 +20,8 @@ struct Port {
 
 static PORT: IrqLock<Option<Port>> = IrqLock::new(None);
 static CHOSEN: IrqLock<Option<String>> = IrqLock::new(None);
+/// The port has input that the terminal had no room for.
+static HELD_BACK: AtomicBool = AtomicBool::new(false);
 static TERMINAL: Once<Arc<Tty>> = Once::new();
 
 /// Remembers which node `/chosen/stdout-path` names.
@@ -82,13 +85,21 @@ pub fn write_emergency(text: &str) {
     }
 }
 
-/// A serial port interrupted: what it received goes to the terminal.
+/// A serial port interrupted: what it received goes to the terminal. What the terminal has no room for stays in the
+/// port, so that a sender that can wait does, until somebody reads.
 pub fn uart_interrupt(uart: &dyn Uart) {
     uart.acknowledge_interrupt();
+    let Some(terminal) = TERMINAL.get() else { return };
     let mut bytes = [0; 64];
     loop {
+        let room = terminal.room().min(bytes.len());
+        if room == 0 {
+            HELD_BACK.store(true, Ordering::Relaxed);
+            uart.disable_receive_interrupt();
+            return;
+        }
         let mut len = 0;
-        while len < bytes.len()
+        while len < room
             && let Some(byte) = uart.read_byte()
         {
             bytes[len] = byte;
@@ -97,9 +108,17 @@ pub fn uart_interrupt(uart: &dyn Uart) {
         if len == 0 {
             return;
         }
-        if let Some(terminal) = TERMINAL.get() {
-            terminal.receive(&bytes[..len]);
-        }
+        terminal.receive(&bytes[..len]);
+    }
+}
+
+/// The terminal may have room again: takes what the port held back.
+pub fn resume_input(uart: &dyn Uart) {
+    if HELD_BACK.load(Ordering::Relaxed) && HELD_BACK.swap(false, Ordering::Relaxed) {
+        let state = Arch::mask_interrupts();
+        uart.enable_receive_interrupt();
+        uart_interrupt(uart);
+        Arch::restore_interrupts(state);
     }
 }
 

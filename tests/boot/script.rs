@@ -78,6 +78,15 @@ fn script_sees_the_end_of_standard_input() {
 }
 
 #[test]
+fn input_beyond_the_terminal_s_room_waits() {
+    let source = "import sys, time\ntime.sleep(1)\nlines = sys.stdin.read().split()\n\
+                  print('whole', lines == [f'{n:09}' for n in range(2000)], len(lines))\n";
+    let input: String = (0..2000).map(|number| format!("{number:09}\n")).collect();
+    let outcome = run("input_beyond_the_terminal_s_room_waits", source, &[], &input, SECONDS);
+    outcome.expect_output("whole True 2000");
+}
+
+#[test]
 fn unknown_script_is_named_in_one_line() {
     let output = std::process::Command::new(board::workspace::cargo())
         .args(["board", "run", "qemu-virt", "--script", "/nonexistent/f.py"])

@@ -208,6 +208,10 @@ impl Uart for Pl011 {
         self.registers.imsc.write(INTERRUPT::RX::SET + INTERRUPT::RT::SET);
     }
 
+    fn disable_receive_interrupt(&self) {
+        self.registers.imsc.set(0);
+    }
+
     fn read_byte(&self) -> Option<u8> {
         self.early.lock().pop_front().or_else(|| self.receive())
     }

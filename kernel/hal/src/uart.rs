@@ -8,6 +8,9 @@ pub trait Uart: Send + Sync {
     /// Turns the receive interrupt on. Before this call the port is polled with [`Uart::read_byte`].
     fn enable_receive_interrupt(&self);
 
+    /// Turns the receive interrupt off: what is sent now stays in the port, as far as it has room.
+    fn disable_receive_interrupt(&self);
+
     /// The next received byte, or `None` when there is none. Bytes with a framing or parity error are dropped; a break
     /// reads as a NUL.
     fn read_byte(&self) -> Option<u8>;

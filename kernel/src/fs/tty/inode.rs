@@ -165,7 +165,10 @@ impl FileOps for OpenTty {
         if self.tty.state.lock().generation != self.generation {
             return Err(Errno::EIO);
         }
-        self.tty.ioctl(command, argument)
+        let result = self.tty.ioctl(command, argument);
+        // It may have dropped input or changed what counts as a line.
+        self.tty.backend.input_wanted();
+        result
     }
     fn as_any(&self) -> &dyn core::any::Any {
         self

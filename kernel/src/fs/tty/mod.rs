@@ -37,6 +37,9 @@ use crate::{
 pub trait TtyBackend: Send + Sync {
     /// Sends every byte, in order. May be called from an interrupt handler.
     fn transmit(&self, bytes: &[u8]);
+
+    /// There may be room for input again ([`Tty::room`]).
+    fn input_wanted(&self) {}
 }
 
 /// A serial port as the other end of a terminal.
@@ -45,6 +48,9 @@ struct UartBackend(Arc<dyn Uart>);
 impl TtyBackend for UartBackend {
     fn transmit(&self, bytes: &[u8]) {
         console::send(&*self.0, bytes);
+    }
+    fn input_wanted(&self) {
+        console::resume_input(&*self.0);
     }
 }
 
@@ -226,6 +232,11 @@ impl Tty {
         self.writers.wake_all();
     }
 
+    /// How many bytes [`Tty::receive`] takes before it has to drop some.
+    pub fn room(&self) -> usize {
+        self.state.lock().line.room()
+    }
+
     /// Sends what is in the ring, unless somebody does already.
     fn drain_output(&self) {
         let mut chunk = [0; TRANSMIT_CHUNK];
@@ -277,6 +288,7 @@ impl Tty {
             &mut large[..]
         };
         let count = self.read_into(generation, file, room)?;
+        self.backend.input_wanted();
         match room.get(..count) {
             Some(bytes) if count > 0 => buffer.put(bytes),
             _ => Ok(0),
