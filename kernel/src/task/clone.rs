@@ -72,6 +72,7 @@ fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Res
     let clear_handlers = request.flags & linux::CLONE_CLEAR_SIGHAND != 0;
     if request.flags & !(u64::from(SUPPORTED) | linux::CLONE_CLEAR_SIGHAND) != 0
         || has(linux::CLONE_THREAD) && !has(linux::CLONE_SIGHAND)
+        || has(linux::CLONE_PARENT) && thread.process().pid() == 1
         || has(linux::CLONE_SIGHAND) && (!has(linux::CLONE_VM) || clear_handlers)
     {
         return Err(Errno::EINVAL);
@@ -168,7 +169,7 @@ fn new_process(
     let state = parent.state.lock();
     Process::new(NewProcess {
         pid,
-        parent: if has(linux::CLONE_PARENT) { state.parent } else { parent.pid() },
+        parent: if has(linux::CLONE_PARENT) { parent.parent_pid() } else { parent.pid() },
         group: state.group,
         session: state.session,
         memory: Some(memory),

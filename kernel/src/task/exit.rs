@@ -116,7 +116,7 @@ fn adopt(children: Vec<Arc<Process>>) {
     let Some(first) = process::find(1) else { return };
     let mut ended = false;
     for child in children {
-        child.state.lock().parent = 1;
+        child.set_parent(1);
         ended |= child.exit_status().is_some();
         first.state.lock().children.push(child);
     }

@@ -55,7 +55,6 @@ pub type Limits = [(u64, u64); linux::RLIM_NLIMITS as usize];
 
 /// What is shared with children at fork and replaced at exec.
 pub(super) struct State {
-    pub parent: i32,
     pub group: i32,
     pub session: i32,
     pub threads: Vec<Arc<Thread>>,
@@ -87,6 +86,7 @@ pub(super) struct State {
 /// A process: threads that share memory, descriptors and signal actions.
 pub struct Process {
     pid: i32,
+    parent: AtomicI32,
     pub(super) state: IrqLock<State>,
     /// Signal actions; shared under CLONE_SIGHAND.
     pub actions: Arc<IrqLock<ActionTable>>,
@@ -207,8 +207,8 @@ impl Process {
     pub(super) fn new(new: NewProcess) -> Arc<Self> {
         Arc::new(Self {
             pid: new.pid,
+            parent: AtomicI32::new(new.parent),
             state: IrqLock::new(State {
-                parent: new.parent,
                 group: new.group,
                 session: new.session,
                 threads: Vec::new(),
@@ -246,7 +246,10 @@ impl Process {
     }
     /// Its parent's number.
     pub fn parent_pid(&self) -> i32 {
-        self.state.lock().parent
+        self.parent.load(Ordering::Relaxed)
+    }
+    pub(super) fn set_parent(&self, pid: i32) {
+        self.parent.store(pid, Ordering::Relaxed);
     }
     /// Its process group.
     pub fn group(&self) -> i32 {

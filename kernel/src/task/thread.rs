@@ -80,6 +80,8 @@ pub struct Thread {
     attention: AtomicBool,
     /// The first argument of the system call in progress.
     syscall_argument: AtomicU64,
+    /// A temporary mask is in force ([`ThreadSignals::saved_mask`]); read without the lock at the end of every call.
+    masked_for_call: AtomicBool,
     /// The call was interrupted and is to be restarted or to fail with EINTR.
     restart: AtomicBool,
     /// Signal state.
@@ -156,6 +158,7 @@ impl Thread {
             started_ns: crate::time::monotonic_ns(),
             attention: AtomicBool::new(false),
             syscall_argument: AtomicU64::new(0),
+            masked_for_call: AtomicBool::new(false),
             restart: AtomicBool::new(false),
             signals: IrqLock::new(ThreadSignals::default()),
             addresses: IrqLock::new(ThreadAddresses::default()),
@@ -327,12 +330,17 @@ impl Thread {
             signals.saved_mask = Some(signals.mask);
         }
         signals.mask = SignalSet::from_bits(mask).blockable();
+        self.masked_for_call.store(true, Ordering::Relaxed);
         // Whatever is pending and was blocked is looked at.
         self.attention.store(true, Ordering::Relaxed);
     }
 
     /// A call with a temporary mask ended without having been interrupted: the old set returns at once.
     pub fn end_temporary_mask(&self) {
+        if !self.masked_for_call.load(Ordering::Relaxed) {
+            return;
+        }
+        self.masked_for_call.store(false, Ordering::Relaxed);
         let mut signals = self.signals.lock();
         if let Some(mask) = signals.saved_mask.take() {
             signals.mask = mask;
