@@ -95,7 +95,7 @@ impl System {
     fn linux(self, files: &Files, arguments: &str) -> Options {
         // Words with `=` that the kernel does not know become the environment of process 1.
         let append = format!(
-            "quiet console=ttyAMA0 {} {} HOME=/root USER=root LOGNAME=root SHELL=/bin/sh \
+            "quiet console=ttyAMA0 {} {} HOME=/root USER=root LOGNAME=root \
              PATH=/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 TERM={} rdinit=/usr/bin/python3{arguments}",
             self.words(),
             files.linux_append,
