@@ -156,7 +156,8 @@ fn console(board: &Board, options: &Options) -> Vec<String> {
 fn data(options: &Options, folder: &Path) -> Result<Vec<OsString>, Error> {
     let mut items = Vec::new();
     if let Some(script) = &options.script {
-        items.push(item("script", "file", script.as_os_str()));
+        let file = regular_file(script, folder)?;
+        items.push(item("script", "file", file.as_os_str()));
         let name = script.file_name().unwrap_or(script.as_os_str());
         items.push(item("script-name", "string", name));
     }
@@ -170,6 +171,18 @@ fn data(options: &Options, folder: &Path) -> Result<Vec<OsString>, Error> {
         items.push(item("terminal", "string", OsStr::new(&terminal)));
     }
     Ok(items)
+}
+
+/// The script as a file that QEMU can read more than once: a pipe (`--script <(...)`) is copied.
+fn regular_file(script: &Path, folder: &Path) -> Result<PathBuf, Error> {
+    if script.is_file() {
+        return Ok(script.into());
+    }
+    let copy = folder.join("script.py");
+    let bytes =
+        std::fs::read(script).map_err(|source| Error::Input { what: "the script", path: script.into(), source })?;
+    std::fs::write(&copy, bytes).map_err(Error::io(format!("writing {}", copy.display())))?;
+    Ok(copy)
 }
 
 /// One `-fw_cfg` value. A comma ends a value in QEMU's notation unless it is doubled.
@@ -188,6 +201,11 @@ fn item(name: &str, kind: &str, value: &OsStr) -> OsString {
 /// That a file is there and can be read, said in one line before QEMU says it in three.
 fn check_readable(what: &'static str, path: &Path) -> Result<(), Error> {
     let error = |source| Error::Input { what, path: path.into(), source };
+    let kind = path.metadata().map_err(error)?.file_type();
+    if !kind.is_file() && !kind.is_dir() {
+        // Looking into a pipe would take from it.
+        return Ok(());
+    }
     // Reading one byte also finds out folders, which open without error.
     let mut byte = [0];
     File::open(path).and_then(|mut file| file.read(&mut byte)).map(drop).map_err(error)
