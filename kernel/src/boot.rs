@@ -11,7 +11,7 @@ use hal::{Arch as _, PhysAddr};
 
 use crate::{
     arch::{Arch, BootInfo},
-    console, device, fs, image, log_buffer,
+    command_line, console, device, fs, image, log_buffer,
     mm::{frames, kernel_space},
     panic, power, rng,
     sync::Once,
@@ -21,15 +21,9 @@ use crate::{
 
 /// The device tree, checked.
 static TREE: Once<Tree<'static>> = Once::new();
-static COMMAND_LINE: Once<String> = Once::new();
 
 /// What CPython needs to reach its prompt, beside kernel and root image: 10 MiB, in pages.
 const LEAST_FREE_PAGES: usize = 2560;
-
-/// The kernel's command line (`/chosen/bootargs`).
-pub fn command_line() -> &'static str {
-    COMMAND_LINE.get().map_or("", String::as_str)
-}
 
 /// The kernel's first function; the architecture has set up its page tables and a stack.
 #[unsafe(no_mangle)]
@@ -48,8 +42,8 @@ fn kernel_main(info: BootInfo) -> ! {
 fn start(info: &BootInfo) -> Result<(), String> {
     let (tree, tree_range) = read_tree(info)?;
     let chosen = tree.chosen();
-    COMMAND_LINE.call_once(|| chosen.bootargs.unwrap_or("").to_string());
-    log_buffer::configure(command_line());
+    command_line::set(chosen.bootargs.unwrap_or(""));
+    log_buffer::configure(command_line::get());
     console::choose(chosen.stdout_path.map(|node| node.path()));
 
     let (root_phys, root_len) = match &chosen.initrd {

@@ -9,6 +9,7 @@ extern crate alloc;
 
 mod arch;
 mod boot;
+mod command_line;
 mod console;
 mod device;
 mod fs;

@@ -50,7 +50,7 @@ const VERSION: &str = concat!("#1 Piton ", env!("CARGO_PKG_VERSION"));
 /// The fixed entries of /proc.
 pub fn entries(fs: VirtualFs) -> Arc<VirtualDirectory> {
     let root = VirtualDirectory::new(fs);
-    root.add_text("cmdline", || alloc::format!("{}\n", crate::boot::command_line()).into_bytes());
+    root.add_text("cmdline", || alloc::format!("{}\n", crate::command_line::get()).into_bytes());
     root.add_text("cpuinfo", cpuinfo);
     root.add_text("devices", devices);
     root.add_text("filesystems", filesystems);
