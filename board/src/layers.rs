@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use serde::Deserialize;
 
@@ -40,7 +39,7 @@ const CHECKER: &str = "board/src/layers.rs";
 /// [`Error::Command`] and [`Error::Io`] when cargo or the files cannot be read.
 pub fn check() -> Result<Vec<String>, Error> {
     let root = workspace::root();
-    let mut findings = imports(&metadata(&root)?);
+    let mut findings = imports(&workspace::metadata(&["--no-deps"])?);
     let mut files = Vec::new();
     rust_files(&root, &mut files)?;
     for path in files {
@@ -71,21 +70,6 @@ struct Dependency {
     kind: Option<String>,
     /// Set for a crate of the workspace.
     path: Option<PathBuf>,
-}
-
-fn metadata(root: &Path) -> Result<Metadata, Error> {
-    let arguments = ["metadata", "--format-version=1", "--no-deps"];
-    let output = Command::new(workspace::cargo())
-        .args(arguments)
-        .current_dir(root)
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(Error::io("starting cargo"))?;
-    let command = || format!("cargo {}", arguments.join(" "));
-    if !output.status.success() {
-        return Err(Error::Command { command: command() });
-    }
-    serde_json::from_slice(&output.stdout).map_err(|e| Error::Io { what: command(), source: e.into() })
 }
 
 /// Imports that the rules do not allow.

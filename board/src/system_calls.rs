@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use serde::Deserialize;
 
@@ -119,19 +118,7 @@ struct Package {
 
 /// The file with the numbers, wherever cargo has put the crate.
 fn numbers_file() -> Result<PathBuf, Error> {
-    let arguments = ["metadata", "--format-version=1"];
-    let output = Command::new(workspace::cargo())
-        .args(arguments)
-        .current_dir(workspace::root())
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(Error::io("starting cargo"))?;
-    let command = || format!("cargo {}", arguments.join(" "));
-    if !output.status.success() {
-        return Err(Error::Command { command: command() });
-    }
-    let metadata: Metadata =
-        serde_json::from_slice(&output.stdout).map_err(|error| Error::Io { what: command(), source: error.into() })?;
+    let metadata: Metadata = workspace::metadata(&[])?;
     let package = metadata.packages.iter().find(|package| package.name == NUMBERS.0);
     package
         .and_then(|package| package.manifest_path.parent())

@@ -5,6 +5,9 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::error::Error;
 
 /// The folder with the workspace's `Cargo.toml`.
 ///
@@ -35,4 +38,23 @@ pub fn image(arch: &str) -> PathBuf {
 #[must_use]
 pub fn root_image(arch: &str) -> PathBuf {
     root().join("build").join(arch).join("rootfs.erofs")
+}
+
+/// What `cargo metadata` says of the workspace, as far as `T` takes it up.
+///
+/// # Errors
+/// [`Error::Io`] when cargo cannot be started or says something else, [`Error::Command`] when it fails.
+pub fn metadata<T: serde::de::DeserializeOwned>(options: &[&str]) -> Result<T, Error> {
+    let arguments = [&["metadata", "--format-version=1"], options].concat();
+    let output = Command::new(cargo())
+        .args(&arguments)
+        .current_dir(root())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(Error::io("starting cargo"))?;
+    let command = || format!("cargo {}", arguments.join(" "));
+    if !output.status.success() {
+        return Err(Error::Command { command: command() });
+    }
+    serde_json::from_slice(&output.stdout).map_err(|error| Error::Io { what: command(), source: error.into() })
 }

@@ -35,12 +35,6 @@ impl<T> IrqLock<T> {
     pub const fn new(value: T) -> Self {
         Self(spin::Mutex::new(value))
     }
-
-    /// The value itself, once nobody shares it.
-    #[allow(dead_code, reason = "part of a lock's usual interface")]
-    pub fn into_inner(self) -> T {
-        self.0.into_inner()
-    }
 }
 
 impl<T: ?Sized> IrqLock<T> {

@@ -237,7 +237,8 @@ at_el1:
 .ltorg
 
 // The secure monitor, where the image was entered at EL3 and is therefore the firmware: writes one 32-bit register of
-// the secure world for the kernel. At EL2 the same vectors answer a call of a hypervisor that is not there. x0 = MONITOR_WRITE, x1 = physical address, x2 = value; changes x0 alone.
+// the secure world for the kernel. x0 = MONITOR_WRITE, x1 = physical address, x2 = value; changes x0 alone. At EL2 the
+// same vectors take a call to a hypervisor that is not there, from the kernel: programs cannot call either level.
 .equ MONITOR_WRITE, 0x70746e57
 .balign 2048
 monitor_vectors:

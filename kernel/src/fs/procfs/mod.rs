@@ -36,6 +36,21 @@ const MAGIC: u64 = 0x9fa0;
 /// Inode number of the root, as on Linux.
 const ROOT_INODE: u64 = 1;
 
+/// The methods of [`Inode`] by which a directory of /proc refuses new and fewer names, with Linux's answers.
+macro_rules! names_cannot_be_changed {
+    () => {
+        fn create(&self, _name: &[u8], _kind: FileKind, _permissions: u32, _rdev: u64) -> Result<Arc<dyn Inode>> {
+            Err(Errno::ENOENT)
+        }
+        fn symlink(&self, _name: &[u8], _target: &[u8]) -> Result<Arc<dyn Inode>> {
+            Err(Errno::ENOENT)
+        }
+        fn unlink(&self, _name: &[u8], _directory: bool) -> Result<()> {
+            Err(Errno::EPERM)
+        }
+    };
+}
+
 static FS: Lazy<VirtualFs> = Lazy::new(|| VirtualFs { device: next_device(), magic: MAGIC });
 static ENTRIES: Lazy<Arc<VirtualDirectory>> = Lazy::new(|| system::entries(*FS));
 
@@ -96,15 +111,7 @@ impl Inode for Root {
             _ => ENTRIES.lookup(name),
         }
     }
-    fn create(&self, _name: &[u8], _kind: FileKind, _permissions: u32, _rdev: u64) -> Result<Arc<dyn Inode>> {
-        Err(Errno::ENOENT)
-    }
-    fn symlink(&self, _name: &[u8], _target: &[u8]) -> Result<Arc<dyn Inode>> {
-        Err(Errno::ENOENT)
-    }
-    fn unlink(&self, _name: &[u8], _directory: bool) -> Result<()> {
-        Err(Errno::EPERM)
-    }
+    names_cannot_be_changed!();
     fn read_directory(&self, position: u64, visit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool) -> Result<()> {
         /// Positions from here on are the process numbers.
         const PROCESSES: u64 = 1 << 16;
@@ -231,15 +238,7 @@ impl Inode for ProcessDirectory {
             Entry::Threads => Arc::new(ThreadsDirectory { inode, process }),
         })
     }
-    fn create(&self, _name: &[u8], _kind: FileKind, _permissions: u32, _rdev: u64) -> Result<Arc<dyn Inode>> {
-        Err(Errno::ENOENT)
-    }
-    fn symlink(&self, _name: &[u8], _target: &[u8]) -> Result<Arc<dyn Inode>> {
-        Err(Errno::ENOENT)
-    }
-    fn unlink(&self, _name: &[u8], _directory: bool) -> Result<()> {
-        Err(Errno::EPERM)
-    }
+    names_cannot_be_changed!();
     fn read_directory(&self, position: u64, visit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool) -> Result<()> {
         for (index, name, entry) in self.entries() {
             let next = index as u64 + 1;
@@ -275,15 +274,7 @@ impl Inode for ThreadsDirectory {
         let thread = self.process.threads().into_iter().find(|thread| thread.tid() == tid).ok_or(Errno::ENOENT)?;
         Ok(Arc::new(ProcessDirectory { process: self.process.clone(), thread: Some(thread) }))
     }
-    fn create(&self, _name: &[u8], _kind: FileKind, _permissions: u32, _rdev: u64) -> Result<Arc<dyn Inode>> {
-        Err(Errno::ENOENT)
-    }
-    fn symlink(&self, _name: &[u8], _target: &[u8]) -> Result<Arc<dyn Inode>> {
-        Err(Errno::ENOENT)
-    }
-    fn unlink(&self, _name: &[u8], _directory: bool) -> Result<()> {
-        Err(Errno::EPERM)
-    }
+    names_cannot_be_changed!();
     fn read_directory(&self, position: u64, visit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool) -> Result<()> {
         let mut ids: Vec<i32> = self.process.threads().iter().map(|thread| thread.tid()).collect();
         ids.sort_unstable();
