@@ -411,7 +411,7 @@ impl AddressSpace {
     }
 
     /// Makes the page at `address` accessible and calls `with` its frame and the offset in it. For futex words, the
-    /// kernel's own writes into a new program, and reads of another process.
+    /// kernel's own writes into a new program, and reads of another process. EFAULT, ENOMEM.
     pub fn with_frame<T>(
         &self,
         address: UserAddr,
@@ -436,6 +436,7 @@ impl AddressSpace {
             }
             match self.fault(address, access) {
                 FaultOutcome::Resolved => {}
+                FaultOutcome::OutOfMemory => return Err(Errno::ENOMEM),
                 _ => return Err(Errno::EFAULT),
             }
         }
@@ -457,7 +458,7 @@ impl AddressSpace {
         done
     }
 
-    /// Copies into the address space, which need not be the active one. EFAULT where it is not writable.
+    /// Copies into the address space, which need not be the active one. EFAULT where it is not writable, ENOMEM.
     pub fn write(&self, address: UserAddr, bytes: &[u8]) -> Result<()> {
         let mut done = 0;
         while done < bytes.len() {

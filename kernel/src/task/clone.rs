@@ -120,7 +120,10 @@ fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Res
         user::copy_out(request.parent_tid, &tid)?;
     }
     if has(linux::CLONE_CHILD_SETTID) {
-        memory.write(request.child_tid, &tid.to_ne_bytes())?;
+        // An address that cannot be written to is the program's own affair (schedule_tail of Linux).
+        if memory.write(request.child_tid, &tid.to_ne_bytes()) == Err(Errno::ENOMEM) {
+            return Err(Errno::ENOMEM);
+        }
     }
     if has(linux::CLONE_CHILD_CLEARTID) {
         child.addresses.lock().clear_child_tid = Some(request.child_tid);

@@ -91,7 +91,19 @@ impl TrapHandler<Arch> for Handler {
         if !scheduler::is_running() {
             return false;
         }
-        scheduler::current().memory().is_some_and(|memory| resolve(&memory, address, access).is_ok())
+        let thread = scheduler::current();
+        let Some(memory) = thread.memory() else { return false };
+        loop {
+            match resolve(&memory, address, access) {
+                Ok(()) => return true,
+                // Lets others run: nobody copies with a lock held, so this may.
+                Err((linux::SIGKILL, _)) => super::oom::relieve(),
+                Err(_) => return false,
+            }
+            if thread.process().is_exiting() {
+                return false;
+            }
+        }
     }
 
     fn interrupt(&self) {
