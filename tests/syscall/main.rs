@@ -30,7 +30,7 @@ macro_rules! programs {
 }
 
 programs! {
-    elf files limits memory paths pipes poll processes procfs signals terminals threads times unix_sockets
+    credentials elf files limits memory paths pipes poll processes procfs signals terminals threads times unix_sockets
 }
 
 /// This folder.

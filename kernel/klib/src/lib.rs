@@ -4,6 +4,7 @@
 //! kernel supplies memory, clocks and locks around it. That split is what lets every module be tested,
 //! fuzzed and measured as an ordinary host program before the board sees it.
 //!
+//! - [`credentials`]: user and group ids, capabilities, and what they allow.
 //! - [`elf`]: the checked reader of ELF programs.
 //! - [`erofs`]: the read-only root file system, read in place.
 //! - [`range_map`]: the ordered map of address ranges behind a process's memory map.
@@ -19,6 +20,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod credentials;
 pub mod elf;
 pub mod erofs;
 pub mod frames;

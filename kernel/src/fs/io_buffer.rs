@@ -5,9 +5,12 @@
 //! lock held that a page fault could need.
 
 use abi::{Errno, Result};
-use hal::UserAddr;
+use hal::{Arch as _, UserAddr};
 
-use crate::mm::{PAGE_SIZE, frames::FrameRef, user};
+use crate::{
+    arch::Arch,
+    mm::{PAGE_SIZE, frames::FrameRef, user},
+};
 
 /// One stretch of user memory.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +32,22 @@ enum Memory<'a, K> {
     User(UserSlice),
     Vector(&'a mut [UserSlice]),
     Kernel(K),
+}
+
+impl<K> Memory<'_, K> {
+    /// EFAULT where an address is not a program's at all. Read and write calls say so even where they copy nothing.
+    #[inline]
+    fn check(&self) -> Result<()> {
+        let ours = |piece: &UserSlice| {
+            piece.address.get().checked_add(piece.len as u64).is_some_and(|end| end <= Arch::USER_END)
+        };
+        let all = match self {
+            Self::User(piece) => ours(piece),
+            Self::Vector(pieces) => pieces.iter().all(ours),
+            Self::Kernel(_) => true,
+        };
+        if all { Ok(()) } else { Err(Errno::EFAULT) }
+    }
 }
 
 /// Room that a read call fills.
@@ -53,6 +72,12 @@ impl<'a> ReadBuffer<'a> {
     pub fn kernel(bytes: &'a mut [u8]) -> Self {
         let remaining = bytes.len();
         Self { memory: Memory::Kernel(bytes), remaining }
+    }
+
+    /// EFAULT where some of it is not a program's memory whatever is mapped.
+    #[inline]
+    pub fn check(&self) -> Result<()> {
+        self.memory.check()
     }
 
     /// Room left, in bytes.
@@ -128,6 +153,12 @@ impl<'a> WriteBuffer<'a> {
     /// Kernel memory.
     pub fn kernel(bytes: &'a [u8]) -> Self {
         Self { memory: Memory::Kernel(bytes), remaining: bytes.len() }
+    }
+
+    /// EFAULT where some of it is not a program's memory whatever is mapped.
+    #[inline]
+    pub fn check(&self) -> Result<()> {
+        self.memory.check()
     }
 
     /// Bytes left.

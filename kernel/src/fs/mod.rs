@@ -15,6 +15,7 @@ pub mod io_buffer;
 pub mod locks;
 pub mod open_file;
 pub mod path;
+pub mod permission;
 pub mod pipe;
 pub mod poll;
 pub mod procfs;
@@ -217,6 +218,11 @@ pub trait Inode: core::any::Any + Send + Sync {
 
     /// The file system's status.
     fn status(&self) -> FileSystemStatus;
+
+    /// Whether the running thread may do anything with it, whatever the permission bits say.
+    fn allows_regardless(&self) -> bool {
+        false
+    }
 
     /// Whether names in this directory change only through the dentry tree (or never), so that the tree keeps what it
     /// looked up.

@@ -137,6 +137,7 @@ impl OpenFile {
         if !self.flags().readable() {
             return Err(Errno::EBADF);
         }
+        buffer.check()?;
         if !self.ops.is_seekable() {
             return self.ops.read(self, &mut 0, buffer);
         }
@@ -151,6 +152,7 @@ impl OpenFile {
         if !self.flags().writable() {
             return Err(Errno::EBADF);
         }
+        buffer.check()?;
         if !self.ops.is_seekable() {
             return self.ops.write(self, &mut 0, buffer);
         }
@@ -173,6 +175,7 @@ impl OpenFile {
         if !self.ops.is_seekable() {
             return Err(Errno::ESPIPE);
         }
+        buffer.check()?;
         self.ops.read(self, &mut { offset }, buffer)
     }
 
@@ -184,6 +187,7 @@ impl OpenFile {
         if !self.ops.is_seekable() {
             return Err(Errno::ESPIPE);
         }
+        buffer.check()?;
         let append = self.flags().contains(linux::O_APPEND);
         let mut position = match self.inode() {
             Some(inode) if append => inode.metadata().size,

@@ -12,6 +12,7 @@ use abi::{Errno, Result, linux};
 use super::{
     FileKind, Inode,
     dentry::{Dentry, Mount},
+    permission::{self, Access},
     virtual_files::{VirtualDirectory, VirtualFs, next_device},
 };
 use crate::sync::{Lazy, Once};
@@ -218,7 +219,7 @@ fn component_at(bytes: &[u8], position: usize) -> (usize, usize) {
 
 /// Walks `path` from `start`, or from `root` where it begins with a slash. `restrict` are openat2(2)'s RESOLVE_ bits.
 ///
-/// ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG as in path_resolution(7); EXDEV and ELOOP as in openat2(2).
+/// ENOENT, ENOTDIR, EACCES, ELOOP, ENAMETOOLONG as in path_resolution(7); EXDEV and ELOOP as in openat2(2).
 pub fn walk(start: &Path, root: &Path, path: &[u8], last: Last, restrict: u32) -> Result<Found> {
     // With RESOLVE_BENEATH and RESOLVE_IN_ROOT the directory is the top of the tree for this walk.
     let top = if restrict & (linux::RESOLVE_BENEATH | linux::RESOLVE_IN_ROOT) != 0 { start } else { root };
@@ -230,6 +231,7 @@ pub fn walk(start: &Path, root: &Path, path: &[u8], last: Last, restrict: u32) -
     };
     let crossing =
         |from: &Path, to: &Path| restrict & linux::RESOLVE_NO_XDEV != 0 && !Arc::ptr_eq(&from.mount, &to.mount);
+    let access = Access::current();
     let mut links = 0;
     let mut base = 0;
     let mut pending: Vec<Rest> = Vec::new();
@@ -266,6 +268,7 @@ pub fn walk(start: &Path, root: &Path, path: &[u8], last: Last, restrict: u32) -
         if at.kind() != FileKind::Directory {
             return Err(Errno::ENOTDIR);
         }
+        access.search(&**at.inode())?;
         if name.len() > linux::NAME_MAX as usize {
             return Err(Errno::ENAMETOOLONG);
         }
@@ -297,6 +300,9 @@ pub fn walk(start: &Path, root: &Path, path: &[u8], last: Last, restrict: u32) -
                     links += 1;
                     if links > MAX_LINKS || restrict & linux::RESOLVE_NO_SYMLINKS != 0 {
                         return Err(Errno::ELOOP);
+                    }
+                    if is_last {
+                        permission::check_follow(&**at.inode(), &**dentry.inode())?;
                     }
                     match dentry.inode().follow_magic_link() {
                         Some(target) => {

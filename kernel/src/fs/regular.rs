@@ -12,6 +12,7 @@ use hal::UserAddr;
 use super::{
     DirectoryEntry, FileKind, FileOps, Inode, OpenFile, OpenFlags, PollEvents, PollTable, ReadBuffer, WriteBuffer,
     path::Path,
+    permission::{self, READ, WRITE},
 };
 use crate::{
     mm::{object::VmObject, user},
@@ -21,10 +22,20 @@ use crate::{
 /// The largest offset a file can have (`loff_t`).
 pub const MAX_OFFSET: u64 = i64::MAX as u64;
 
-/// Opens the file at `path`. O_CREAT, O_EXCL and O_NOFOLLOW have been dealt with by the walk that found it.
+/// Opens the file at `path`, where the running thread may. O_CREAT, O_EXCL and O_NOFOLLOW have been dealt with by the
+/// walk that found it.
 ///
-/// ELOOP for a symbolic link (without O_PATH), EISDIR, ENOTDIR, EROFS, ENXIO as in open(2).
+/// ELOOP for a symbolic link (without O_PATH), EISDIR, ENOTDIR, EROFS, EACCES, EPERM, ENXIO as in open(2).
 pub fn open(path: Path, flags: OpenFlags) -> Result<Arc<OpenFile>> {
+    open_with(path, flags, true)
+}
+
+/// Opens a file that was made for this very open: whatever its permission bits are.
+pub fn open_new(path: Path, flags: OpenFlags) -> Result<Arc<OpenFile>> {
+    open_with(path, flags, false)
+}
+
+fn open_with(path: Path, flags: OpenFlags, check: bool) -> Result<Arc<OpenFile>> {
     let kind = path.kind();
     if flags.contains(linux::O_DIRECTORY) && kind != FileKind::Directory {
         return Err(Errno::ENOTDIR);
@@ -36,12 +47,19 @@ pub fn open(path: Path, flags: OpenFlags) -> Result<Arc<OpenFile>> {
     let truncate = flags.contains(linux::O_TRUNC) && kind == FileKind::Regular;
     match kind {
         FileKind::Symlink => return Err(Errno::ELOOP),
-        FileKind::Socket => return Err(Errno::ENXIO),
         FileKind::Directory if flags.writable() || flags.contains(linux::O_TRUNC) => return Err(Errno::EISDIR),
-        FileKind::Regular if (flags.writable() || truncate) && path.inode().status().read_only => {
-            return Err(Errno::EROFS);
-        }
         _ => {}
+    }
+    if check {
+        let writes = flags.writable() || flags.contains(linux::O_TRUNC);
+        let wanted = if flags.readable() { READ } else { 0 } | if writes { WRITE } else { 0 };
+        permission::check(&**path.inode(), wanted)?;
+        if flags.contains(linux::O_NOATIME) {
+            permission::check_owner(&**path.inode())?;
+        }
+    }
+    if kind == FileKind::Socket {
+        return Err(Errno::ENXIO);
     }
     let ops = match path.inode().open(flags)? {
         Some(ops) => ops,
@@ -52,6 +70,7 @@ pub fn open(path: Path, flags: OpenFlags) -> Result<Arc<OpenFile>> {
         },
     };
     if truncate {
+        permission::content_changed(&**path.inode());
         path.inode().truncate(0)?;
     }
     Ok(OpenFile::new(ops, path, flags))
@@ -99,6 +118,7 @@ impl FileOps for RegularFile {
             return Ok(0);
         }
         buffer.limit(writable_len(*position, buffer.remaining())?);
+        permission::content_changed(&*self.inode);
         let written = self.inode.write_at(*position, buffer)?;
         *position += written as u64;
         Ok(written)

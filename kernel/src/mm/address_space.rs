@@ -3,7 +3,7 @@
 use alloc::{sync::Arc, vec::Vec};
 use core::{
     ops::Range,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use abi::{Errno, Result, linux};
@@ -62,6 +62,8 @@ pub struct AddressSpace {
     /// Address-space number in the low 16 bits, its generation above; 0: none yet.
     id: AtomicU64,
     layout: IrqLock<Layout>,
+    /// Whether others of the same user may look into it (PR_SET_DUMPABLE).
+    dumpable: AtomicBool,
 }
 
 /// Hands out address-space numbers. When they run out, all translations go and numbering starts anew; who runs with
@@ -106,6 +108,7 @@ impl AddressSpace {
             root,
             id: AtomicU64::new(0),
             layout: IrqLock::new(Layout::default()),
+            dumpable: AtomicBool::new(true),
         }))
     }
 
@@ -144,6 +147,16 @@ impl AddressSpace {
 
     fn flush_space(&self) {
         Arch::flush_user_space(self.id.load(Ordering::Relaxed) as u16);
+    }
+
+    /// Whether others of the same user may look into it (prctl(2), PR_SET_DUMPABLE).
+    pub fn is_dumpable(&self) -> bool {
+        self.dumpable.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether others of the same user may look into it.
+    pub fn set_dumpable(&self, dumpable: bool) {
+        self.dumpable.store(dumpable, Ordering::Relaxed);
     }
 
     /// Where execve put things.
@@ -381,6 +394,7 @@ impl AddressSpace {
     pub fn fork(&self) -> Result<Arc<Self>> {
         let child = Self::new()?;
         *child.layout.lock() = self.layout();
+        child.set_dumpable(self.is_dumpable());
         let result = {
             let inner = self.inner.lock();
             let mut other = child.inner.lock();

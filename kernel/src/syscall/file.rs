@@ -13,6 +13,7 @@ use crate::{
         FileKind, FileSystemStatus, Inode, Metadata, OpenFile, OpenFlags,
         dentry::Dentry,
         path::{self, Found, Last, Path},
+        permission,
         regular::{self, DirectoryFile},
         tmpfs,
     },
@@ -148,10 +149,11 @@ pub fn open_at(
         if directory.kind() != FileKind::Directory {
             return Err(Errno::ENOTDIR);
         }
+        permission::check_create(&**directory.inode())?;
         let inode = directory.inode().create_unlinked(without_umask(call, mode))?;
         let name = format!("#{}", inode.metadata().inode);
         let place = directory.with_dentry(Dentry::unlinked(inode, name.as_bytes(), directory.dentry().clone()));
-        return regular::open(place, OpenFlags::from_bits(flags.bits() & !(linux::O_DIRECTORY | linux::O_TRUNC)));
+        return regular::open_new(place, OpenFlags::from_bits(flags.bits() & !(linux::O_DIRECTORY | linux::O_TRUNC)));
     }
     let exclusive = flags.contains(linux::O_EXCL);
     if !flags.contains(linux::O_CREAT) {
@@ -167,17 +169,20 @@ pub fn open_at(
         match path::walk(start, root, path, last, restrict)? {
             Found::Existing(_) if exclusive => return Err(Errno::EEXIST),
             Found::Existing(found) if found.kind() == FileKind::Directory => return Err(Errno::EISDIR),
-            Found::Existing(found) => return regular::open(found, flags),
+            Found::Existing(found) => {
+                if let Some(directory) = found.dentry().parent() {
+                    permission::check_open_to_create(&**directory.inode(), &**found.inode())?;
+                }
+                return regular::open(found, flags);
+            }
             Found::Parent { trailing_slash: true, .. } => return Err(Errno::EISDIR),
             Found::Parent { directory, name, .. } => {
-                if directory.inode().status().read_only {
-                    return Err(Errno::EROFS);
-                }
+                permission::check_create(&**directory.inode())?;
                 let permissions = without_umask(call, mode);
                 match directory.dentry().create(&name, FileKind::Regular, permissions, 0) {
                     Ok(dentry) => {
                         let flags = OpenFlags::from_bits(flags.bits() & !linux::O_TRUNC);
-                        return regular::open(directory.with_dentry(dentry), flags);
+                        return regular::open_new(directory.with_dentry(dentry), flags);
                     }
                     // Somebody else was faster.
                     Err(Errno::EEXIST) if !exclusive => {}
@@ -283,7 +288,8 @@ pub fn sys_memfd_create(call: &mut Call<'_>) -> Result<u64> {
     };
     let inode = tmpfs::unlinked_file(permissions, seals)?;
     let shown = [b"/memfd:", name.as_slice(), b" (deleted)"].concat();
-    let file = regular::open(path::floating(inode, &shown), OpenFlags::from_bits(linux::O_RDWR | linux::O_LARGEFILE))?;
+    let file =
+        regular::open_new(path::floating(inode, &shown), OpenFlags::from_bits(linux::O_RDWR | linux::O_LARGEFILE))?;
     Ok(call.process().files().install(file, flags & linux::MFD_CLOEXEC != 0)? as u64)
 }
 

@@ -7,7 +7,10 @@ use hal::UserAddr;
 
 use super::{Call, file::resolve_at};
 use crate::{
-    fs::{FileKind, Inode, OpenFile, ReadBuffer, WriteBuffer, io_buffer::UserSlice, regular, regular::MAX_OFFSET},
+    fs::{
+        FileKind, Inode, OpenFile, ReadBuffer, WriteBuffer, io_buffer::UserSlice, permission, regular,
+        regular::MAX_OFFSET,
+    },
     mm::{PAGE_SIZE, user},
 };
 
@@ -316,6 +319,7 @@ fn set_size(inode: &Arc<dyn Inode>, size: u64) -> Result<u64> {
     if size > inode.metadata().size {
         regular::check_size(size)?;
     }
+    permission::content_changed(&**inode);
     inode.truncate(size)?;
     Ok(0)
 }
@@ -344,9 +348,7 @@ pub fn sys_truncate(call: &mut Call<'_>) -> Result<u64> {
         FileKind::Directory => return Err(Errno::EISDIR),
         _ => return Err(Errno::EINVAL),
     }
-    if found.inode().status().read_only {
-        return Err(Errno::EROFS);
-    }
+    permission::check(&**found.inode(), permission::WRITE)?;
     set_size(found.inode(), size)
 }
 

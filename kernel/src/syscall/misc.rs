@@ -3,7 +3,7 @@
 use abi::{Errno, Result, linux, prctl, system};
 use hal::{Arch as _, PAGE_SIZE, PowerAction};
 
-use super::Call;
+use super::{Call, credentials};
 use crate::{
     arch::Arch,
     mm::{frames, user},
@@ -19,21 +19,59 @@ const FIELD: usize = 65;
 /// The version of the Linux ABI that is spoken, as programs check it.
 pub const LINUX_RELEASE: &str = "6.12.0-piton";
 
-static HOST_NAME: IrqLock<([u8; 64], usize)> = IrqLock::new((*b"piton\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 5));
+/// The most bytes of a name.
+const NAME_MAX: usize = FIELD - 1;
+
+/// A name of the machine that can be changed.
+pub struct MachineName(IrqLock<([u8; NAME_MAX], usize)>);
 
 /// The host's name.
-pub fn host_name() -> alloc::vec::Vec<u8> {
-    let name = HOST_NAME.lock();
-    name.0[..name.1].to_vec()
+pub static HOST_NAME: MachineName = MachineName::new(b"piton");
+/// The NIS domain's name.
+pub static DOMAIN_NAME: MachineName = MachineName::new(b"(none)");
+
+impl MachineName {
+    const fn new(name: &[u8]) -> Self {
+        let mut bytes = [0; NAME_MAX];
+        let mut at = 0;
+        while at < name.len() {
+            bytes[at] = name[at];
+            at += 1;
+        }
+        Self(IrqLock::new((bytes, name.len())))
+    }
+
+    /// The name now.
+    pub fn get(&self) -> alloc::vec::Vec<u8> {
+        let name = self.0.lock();
+        name.0[..name.1].to_vec()
+    }
+
+    /// Sets it. EINVAL where it is too long.
+    pub fn set(&self, name: &[u8]) -> Result<()> {
+        let mut bytes = [0; NAME_MAX];
+        bytes.get_mut(..name.len()).ok_or(Errno::EINVAL)?.copy_from_slice(name);
+        *self.0.lock() = (bytes, name.len());
+        Ok(())
+    }
+
+    fn set_from(&self, call: &Call<'_>) -> Result<u64> {
+        call.thread.require(linux::CAP_SYS_ADMIN)?;
+        let len = usize::try_from(call.int(1)).ok().filter(|len| *len <= NAME_MAX).ok_or(Errno::EINVAL)?;
+        let mut name = [0; NAME_MAX];
+        user::copy_in_bytes(call.address(0), &mut name[..len])?;
+        self.set(&name[..len])?;
+        Ok(0)
+    }
 }
 
 /// [uname(2)](https://man7.org/linux/man-pages/man2/uname.2.html).
 pub fn sys_uname(call: &mut Call<'_>) -> Result<u64> {
     let mut names = [[0u8; FIELD]; 6];
-    let host = host_name();
+    let (host, domain) = (HOST_NAME.get(), DOMAIN_NAME.get());
     let version = concat!("#1 Piton ", env!("CARGO_PKG_VERSION"));
     let fields: [&[u8]; 6] =
-        [b"Linux", &host, LINUX_RELEASE.as_bytes(), version.as_bytes(), Arch::MACHINE.as_bytes(), b"(none)"];
+        [b"Linux", &host, LINUX_RELEASE.as_bytes(), version.as_bytes(), Arch::MACHINE.as_bytes(), &domain];
     for (slot, text) in names.iter_mut().zip(fields) {
         let len = text.len().min(FIELD - 1);
         slot[..len].copy_from_slice(&text[..len]);
@@ -44,11 +82,12 @@ pub fn sys_uname(call: &mut Call<'_>) -> Result<u64> {
 
 /// [sethostname(2)](https://man7.org/linux/man-pages/man2/gethostname.2.html).
 pub fn sys_sethostname(call: &mut Call<'_>) -> Result<u64> {
-    let len = call.size(1);
-    let mut name = [0; 64];
-    user::copy_in_bytes(call.address(0), name.get_mut(..len).ok_or(Errno::EINVAL)?)?;
-    *HOST_NAME.lock() = (name, len);
-    Ok(0)
+    HOST_NAME.set_from(call)
+}
+
+/// [setdomainname(2)](https://man7.org/linux/man-pages/man2/getdomainname.2.html).
+pub fn sys_setdomainname(call: &mut Call<'_>) -> Result<u64> {
+    DOMAIN_NAME.set_from(call)
 }
 
 /// [sysinfo(2)](https://man7.org/linux/man-pages/man2/sysinfo.2.html). The struct is nine words, then counts.
@@ -122,14 +161,10 @@ pub fn sys_prctl(call: &mut Call<'_>) -> Result<u64> {
             user::copy_out(call.address(1), &name)?;
             Ok(0)
         }
-        prctl::PR_GET_DUMPABLE => Ok(1),
-        prctl::PR_SET_DUMPABLE if call.raw(1) <= 1 => Ok(0),
-        prctl::PR_GET_KEEPCAPS | prctl::PR_GET_SECCOMP | prctl::PR_GET_NO_NEW_PRIVS => Ok(0),
-        prctl::PR_SET_NO_NEW_PRIVS if call.raw(1) == 1 => Ok(0),
-        prctl::PR_CAPBSET_READ if call.raw(1) <= 40 => Ok(1),
+        prctl::PR_GET_SECCOMP => Ok(0),
         prctl::PR_GET_TIMERSLACK => Ok(50_000),
         prctl::PR_SET_TIMERSLACK => Ok(0),
-        _ => Err(Errno::EINVAL),
+        _ => credentials::credentials_prctl(call),
     }
 }
 
@@ -140,6 +175,7 @@ pub fn sys_personality(call: &mut Call<'_>) -> Result<u64> {
 
 /// [reboot(2)](https://man7.org/linux/man-pages/man2/reboot.2.html).
 pub fn sys_reboot(call: &mut Call<'_>) -> Result<u64> {
+    call.thread.require(linux::CAP_SYS_BOOT)?;
     if call.uint(0) != linux::LINUX_REBOOT_MAGIC1
         || ![
             linux::LINUX_REBOOT_MAGIC2,

@@ -4,6 +4,7 @@
 //! into types through [`Call`], does its work through the subsystem it belongs to, and answers a value or an
 //! [`Errno`]; numbers, flags and structs are those of `abi`.
 
+pub mod credentials;
 pub mod fd;
 pub mod file;
 pub mod file_io;
@@ -12,6 +13,7 @@ pub mod misc;
 pub mod path_ops;
 pub mod poll;
 pub mod process;
+pub mod process_memory;
 pub mod signal;
 pub mod socket;
 pub mod table;

@@ -1,7 +1,7 @@
 //! Changing the tree of names and what is known of files: make, remove, rename, link, chmod, chown, times, extended
 //! attributes, and the working directory.
 
-use alloc::vec::Vec;
+use alloc::{sync::Arc, vec::Vec};
 
 use abi::{Errno, Result, linux};
 use hal::UserAddr;
@@ -13,7 +13,9 @@ use super::{
 use crate::{
     fs::{
         AttributeChange, FileKind, FileTime,
+        dentry::Dentry,
         path::{self, Path},
+        permission::{self, EXECUTE, WRITE},
     },
     mm::user,
     time,
@@ -44,7 +46,12 @@ impl Place {
         if self.directory.inode().status().read_only { Err(Errno::EROFS) } else { Ok(()) }
     }
 
-    /// Checks that the name is free and the directory writable, in Linux's order.
+    /// Whether the caller may make this name.
+    fn check_create(&self) -> Result<()> {
+        permission::check_create(&**self.directory.inode())
+    }
+
+    /// Checks that the name is free and the file system writable, in Linux's order.
     fn require_free(&self) -> Result<()> {
         if self.is_special() {
             return Err(Errno::EEXIST);
@@ -61,6 +68,7 @@ impl Place {
 pub fn sys_mkdirat(call: &mut Call<'_>) -> Result<u64> {
     let place = Place::find(call, 0)?;
     place.require_free()?;
+    place.check_create()?;
     let permissions = without_umask(call, call.uint(2)) & 0o1777;
     place.directory.dentry().create(&place.name, FileKind::Directory, permissions, 0)?;
     Ok(0)
@@ -80,7 +88,11 @@ pub fn sys_mknodat(call: &mut Call<'_>) -> Result<u64> {
     if place.trailing_slash {
         return Err(Errno::ENOENT);
     }
+    place.check_create()?;
     let is_device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice);
+    if is_device {
+        call.thread.require(linux::CAP_MKNOD)?;
+    }
     let rdev = if is_device { u64::from(call.uint(3)) } else { 0 };
     place.directory.dentry().create(&place.name, kind, without_umask(call, mode), rdev)?;
     Ok(0)
@@ -97,6 +109,7 @@ pub fn sys_symlinkat(call: &mut Call<'_>) -> Result<u64> {
     if place.trailing_slash {
         return Err(Errno::ENOENT);
     }
+    place.check_create()?;
     place.directory.dentry().symlink(&place.name, &target)?;
     Ok(0)
 }
@@ -108,6 +121,9 @@ pub fn sys_linkat(call: &mut Call<'_>) -> Result<u64> {
         return Err(Errno::EINVAL);
     }
     let follow = if flags & linux::AT_SYMLINK_FOLLOW != 0 { 0 } else { linux::AT_SYMLINK_NOFOLLOW };
+    if flags & linux::AT_EMPTY_PATH != 0 && !call.thread.identity.has(linux::CAP_DAC_READ_SEARCH) {
+        return Err(Errno::ENOENT);
+    }
     let target = Target::find(call, 0, follow | flags & linux::AT_EMPTY_PATH)?;
     let target = target.path().ok_or(Errno::EXDEV)?;
     let place = Place::find(call, 2)?;
@@ -118,6 +134,8 @@ pub fn sys_linkat(call: &mut Call<'_>) -> Result<u64> {
     if target.mount().id() != place.directory.mount().id() {
         return Err(Errno::EXDEV);
     }
+    permission::check_link(&**target.inode())?;
+    place.check_create()?;
     if target.kind() == FileKind::Directory {
         return Err(Errno::EPERM);
     }
@@ -145,6 +163,8 @@ pub fn sys_unlinkat(call: &mut Call<'_>) -> Result<u64> {
         let found = place.directory.dentry().lookup(&place.name)?;
         return Err(if found.kind() == FileKind::Directory { Errno::EISDIR } else { Errno::ENOTDIR });
     }
+    let victim = place.directory.dentry().lookup(&place.name)?;
+    permission::check_remove(&**place.directory.inode(), &**victim.inode())?;
     place.directory.dentry().unlink(&place.name, directory)?;
     Ok(0)
 }
@@ -191,11 +211,34 @@ fn rename(call: &Call<'_>, flags: u32) -> Result<u64> {
     if source.kind() != FileKind::Directory && (old.trailing_slash || (!exchange && new.trailing_slash)) {
         return Err(Errno::ENOTDIR);
     }
-    if exchange && new.trailing_slash && target.is_some_and(|target| target.kind() != FileKind::Directory) {
+    if exchange && new.trailing_slash && target.as_ref().is_some_and(|target| target.kind() != FileKind::Directory) {
         return Err(Errno::ENOTDIR);
+    }
+    if target.as_ref().is_none_or(|target| !Arc::ptr_eq(target.inode(), source.inode())) {
+        check_move(&old, &source, &new, target.as_ref(), exchange)?;
     }
     old.directory.dentry().rename(&old.name, new.directory.dentry(), &new.name, exchange)?;
     Ok(0)
+}
+
+/// Whether the caller may move `source` from `old` to `new`, where `target` is. A directory that gets another parent
+/// must be writable itself, for its `..` changes.
+fn check_move(old: &Place, source: &Dentry, new: &Place, target: Option<&Arc<Dentry>>, exchange: bool) -> Result<()> {
+    permission::check_remove(&**old.directory.inode(), &**source.inode())?;
+    match target {
+        None => new.check_create()?,
+        Some(target) => permission::check_remove(&**new.directory.inode(), &**target.inode())?,
+    }
+    if Arc::ptr_eq(old.directory.dentry(), new.directory.dentry()) {
+        return Ok(());
+    }
+    if source.kind() == FileKind::Directory {
+        permission::check(&**source.inode(), WRITE)?;
+    }
+    match target {
+        Some(target) if exchange && target.kind() == FileKind::Directory => permission::check(&**target.inode(), WRITE),
+        _ => Ok(()),
+    }
 }
 
 /// [readlinkat(2)](https://man7.org/linux/man-pages/man2/readlinkat.2.html).
@@ -231,30 +274,31 @@ pub fn sys_faccessat2(call: &mut Call<'_>) -> Result<u64> {
     access(call, call.uint(3))
 }
 
-/// Every process is root: it may read and write everything that can be written at all, and execute what anybody may.
+/// Asks with the real ids, with AT_EACCESS with the effective ones.
 fn access(call: &Call<'_>, flags: u32) -> Result<u64> {
-    const WRITE: u32 = 2;
-    const EXECUTE: u32 = 1;
     let wanted = call.uint(2);
     let known = linux::AT_EACCESS | linux::AT_SYMLINK_NOFOLLOW | linux::AT_EMPTY_PATH;
     if wanted & !7 != 0 || flags & !known != 0 {
         return Err(Errno::EINVAL);
     }
-    let target = Target::find(call, 0, flags)?;
-    let metadata = target.metadata()?;
-    if wanted & EXECUTE != 0 && metadata.kind == FileKind::Regular && metadata.permissions & 0o111 == 0 {
-        return Err(Errno::EACCES);
-    }
-    let stored = matches!(metadata.kind, FileKind::Regular | FileKind::Directory | FileKind::Symlink);
-    if wanted & WRITE != 0 && stored && target.inode()?.status().read_only {
-        return Err(Errno::EROFS);
+    let ask = || {
+        let target = Target::find(call, 0, flags)?;
+        match target.inode() {
+            Ok(inode) => permission::check(&*inode, wanted),
+            // What is in no file system can be read and written to.
+            Err(_) => target.metadata().map(|_| ()),
+        }
+    };
+    if flags & linux::AT_EACCESS != 0 || !call.thread.identity.asks_differently() {
+        ask()?;
+    } else {
+        call.thread.act_as(call.thread.identity.own().as_real(), ask)?;
     }
     Ok(0)
 }
 
 fn change_mode(target: &Target, mode: u32) -> Result<u64> {
-    let change = AttributeChange { permissions: Some(mode & 0o7777), ..AttributeChange::default() };
-    target.inode()?.set_attributes(change)?;
+    permission::change_mode(&*target.inode()?, mode)?;
     Ok(0)
 }
 
@@ -288,8 +332,7 @@ pub fn sys_fchmodat2(call: &mut Call<'_>) -> Result<u64> {
 
 fn change_owner(target: &Target, uid: u32, gid: u32) -> Result<u64> {
     let given = |id: u32| (id != u32::MAX).then_some(id);
-    let change = AttributeChange { uid: given(uid), gid: given(gid), ..AttributeChange::default() };
-    target.inode()?.set_attributes(change)?;
+    permission::change_owner(&*target.inode()?, given(uid), given(gid))?;
     Ok(0)
 }
 
@@ -307,13 +350,13 @@ pub fn sys_fchownat(call: &mut Call<'_>) -> Result<u64> {
     change_owner(&Target::find(call, 0, flags)?, call.uint(2), call.uint(3))
 }
 
-/// One of utimensat's two times; `None` for UTIME_OMIT.
-fn file_time(address: UserAddr) -> Result<Option<FileTime>> {
+/// One of utimensat's two times, and whether it is UTIME_NOW; `None` for UTIME_OMIT.
+fn file_time(address: UserAddr) -> Result<Option<(FileTime, bool)>> {
     let time: linux::__kernel_timespec = user::copy_in(address)?;
     match u32::try_from(time.tv_nsec).map_err(|_| Errno::EINVAL)? {
         linux::UTIME_OMIT => Ok(None),
-        linux::UTIME_NOW => Ok(Some(time::now_file_time())),
-        nanoseconds @ 0..1_000_000_000 => Ok(Some(FileTime { seconds: time.tv_sec, nanoseconds })),
+        linux::UTIME_NOW => Ok(Some((time::now_file_time(), true))),
+        nanoseconds @ 0..1_000_000_000 => Ok(Some((FileTime { seconds: time.tv_sec, nanoseconds }, false))),
         _ => Err(Errno::EINVAL),
     }
 }
@@ -325,7 +368,7 @@ pub fn sys_utimensat(call: &mut Call<'_>) -> Result<u64> {
         return Err(Errno::EINVAL);
     }
     let (accessed, modified) = match call.optional_address(2) {
-        None => (Some(time::now_file_time()), Some(time::now_file_time())),
+        None => (Some((time::now_file_time(), true)), Some((time::now_file_time(), true))),
         Some(times) => {
             let second = times.checked_add(size_of::<linux::__kernel_timespec>() as u64).ok_or(Errno::EFAULT)?;
             (file_time(times)?, file_time(second)?)
@@ -341,7 +384,12 @@ pub fn sys_utimensat(call: &mut Call<'_>) -> Result<u64> {
         None => open_target(call)?,
         Some(_) => Target::find(call, 0, flags)?,
     };
-    target.inode()?.set_attributes(AttributeChange { accessed, modified, ..AttributeChange::default() })?;
+    let inode = target.inode()?;
+    let now = accessed.is_some_and(|(_, now)| now) && modified.is_some_and(|(_, now)| now);
+    permission::check_times(&*inode, now)?;
+    let time = |given: Option<(FileTime, bool)>| given.map(|(time, _)| time);
+    let change = AttributeChange { accessed: time(accessed), modified: time(modified), ..AttributeChange::default() };
+    inode.set_attributes(change)?;
     Ok(0)
 }
 
@@ -349,6 +397,7 @@ fn set_cwd(call: &Call<'_>, directory: Path) -> Result<u64> {
     if directory.kind() != FileKind::Directory {
         return Err(Errno::ENOTDIR);
     }
+    permission::check(&**directory.inode(), EXECUTE)?;
     let context = call.process().fs();
     let old = core::mem::replace(&mut context.lock().cwd, directory);
     drop(old);
@@ -374,6 +423,8 @@ pub fn sys_chroot(call: &mut Call<'_>) -> Result<u64> {
     if directory.kind() != FileKind::Directory {
         return Err(Errno::ENOTDIR);
     }
+    permission::check(&**directory.inode(), EXECUTE)?;
+    call.thread.require(linux::CAP_SYS_CHROOT)?;
     let context = call.process().fs();
     let old = core::mem::replace(&mut context.lock().root, directory);
     drop(old);

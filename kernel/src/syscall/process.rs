@@ -12,6 +12,7 @@ use crate::{
     task::{
         exec::{self, Program},
         exit::{self, WaitFor, WaitOptions, WaitOutcome},
+        identity,
         process::{self, ExitStatus},
         scheduler,
     },
@@ -26,41 +27,6 @@ pub fn sys_getpid(call: &mut Call<'_>) -> Result<u64> {
 /// [getppid(2)](https://man7.org/linux/man-pages/man2/getppid.2.html).
 pub fn sys_getppid(call: &mut Call<'_>) -> Result<u64> {
     Ok(call.process().parent_pid() as u64)
-}
-
-/// [getuid(2)](https://man7.org/linux/man-pages/man2/getuid.2.html) and its relatives: everything runs as root.
-pub fn sys_getuid(_call: &mut Call<'_>) -> Result<u64> {
-    Ok(0)
-}
-
-/// [getresuid(2)](https://man7.org/linux/man-pages/man2/getresuid.2.html), getresgid(2).
-pub fn sys_getresuid(call: &mut Call<'_>) -> Result<u64> {
-    for index in 0..3 {
-        user::copy_out(call.address(index), &0u32)?;
-    }
-    Ok(0)
-}
-
-/// [setuid(2)](https://man7.org/linux/man-pages/man2/setuid.2.html), setgid(2): root is the only user.
-pub fn sys_setuid(call: &mut Call<'_>) -> Result<u64> {
-    if call.uint(0) == 0 { Ok(0) } else { Err(Errno::EINVAL) }
-}
-
-/// [setresuid(2)](https://man7.org/linux/man-pages/man2/setresuid.2.html), setreuid(2) and the same for groups.
-pub fn sys_setresuid(call: &mut Call<'_>) -> Result<u64> {
-    const KEEP: u32 = u32::MAX;
-    // The re- calls have two arguments; a third is whatever is in the register, so it is not looked at.
-    if (0..2).all(|index| matches!(call.uint(index), 0 | KEEP)) { Ok(0) } else { Err(Errno::EINVAL) }
-}
-
-/// [getgroups(2)](https://man7.org/linux/man-pages/man2/getgroups.2.html): no supplementary ones.
-pub fn sys_getgroups(call: &mut Call<'_>) -> Result<u64> {
-    if call.int(0) < 0 { Err(Errno::EINVAL) } else { Ok(0) }
-}
-
-/// [setgroups(2)](https://man7.org/linux/man-pages/man2/setgroups.2.html): only the empty list.
-pub fn sys_setgroups(call: &mut Call<'_>) -> Result<u64> {
-    if call.size(0) == 0 { Ok(0) } else { Err(Errno::EINVAL) }
 }
 
 /// [getpgid(2)](https://man7.org/linux/man-pages/man2/getpgid.2.html).
@@ -250,7 +216,7 @@ fn child_info(outcome: Option<&WaitOutcome>) -> [u8; 128] {
         word if word & 0x80 != 0 => (linux::CLD_DUMPED, word & 0x7f),
         word => (linux::CLD_KILLED, word & 0x7f),
     };
-    *crate::task::signal::SignalInfo::child(code as i32, outcome.pid, status).bytes()
+    *crate::task::signal::SignalInfo::child(code as i32, outcome.pid, outcome.uid, status).bytes()
 }
 
 /// A `struct rusage`: CPU time and the largest resident size so far are known, the rest is 0.
@@ -301,6 +267,12 @@ pub fn sys_prlimit64(call: &mut Call<'_>) -> Result<u64> {
         Some(address) => Some(user::copy_in(address)?),
         None => None,
     };
+    if !alloc::sync::Arc::ptr_eq(&process, call.process()) {
+        let caller = call.thread.identity.own();
+        if !caller.is_same_user(&process.credentials(), false) && !caller.has(linux::CAP_SYS_RESOURCE) {
+            return Err(Errno::EPERM);
+        }
+    }
     set_and_get_limit(&process, resource, new, call.optional_address(3))
 }
 
@@ -334,6 +306,9 @@ fn set_and_get_limit(
         }
         if resource == linux::RLIMIT_NOFILE && new.rlim_max > 1 << 20 {
             return Err(Errno::EPERM);
+        }
+        if new.rlim_max > hard {
+            identity::require(linux::CAP_SYS_RESOURCE)?;
         }
         process.set_rlimit(resource, new.rlim_cur, new.rlim_max)?;
     }

@@ -176,13 +176,20 @@ pub fn sys_kill(call: &mut Call<'_>) -> Result<u64> {
             process::all().into_iter().filter(|process| process.group() == group).collect()
         }
     };
-    if targets.is_empty() {
-        return Err(Errno::ESRCH);
-    }
+    let mut result = Err(Errno::ESRCH);
+    let info = SignalInfo::user(signal, own, call.thread.identity.own().user.real);
     for target in targets {
-        signal::send_to_process(&target, signal, SignalInfo::user(signal, own, 0));
+        match target.check_signal(call.thread, signal) {
+            Ok(()) => {
+                signal::send_to_process(&target, signal, info);
+                result = Ok(0);
+            }
+            // To have found nobody who may be signalled is no error where everybody is meant (kill(2), "BUGS").
+            Err(_) if pid == -1 => result = result.or(Ok(0)),
+            Err(error) => result = result.or(Err(error)),
+        }
     }
-    Ok(0)
+    result
 }
 
 /// [tgkill(2)](https://man7.org/linux/man-pages/man2/tgkill.2.html).
@@ -203,7 +210,9 @@ fn send_to_tid(call: &Call<'_>, pid: Option<i32>, tid: i32, signal: u32) -> Resu
     if pid.is_some_and(|pid| thread.process().pid() != pid) {
         return Err(Errno::ESRCH);
     }
-    signal::send_to_thread(&thread, signal, SignalInfo::thread(signal, call.process().pid(), 0));
+    thread.process().check_signal(call.thread, signal)?;
+    let uid = call.thread.identity.own().user.real;
+    signal::send_to_thread(&thread, signal, SignalInfo::thread(signal, call.process().pid(), uid));
     Ok(0)
 }
 
@@ -225,7 +234,9 @@ pub fn sys_rt_sigqueueinfo(call: &mut Call<'_>) -> Result<u64> {
         return Err(Errno::EINVAL);
     }
     let info = queued_info(call, 2, signal, pid == call.process().pid())?;
-    signal::send_to_process(&process::find(pid).ok_or(Errno::ESRCH)?, signal, info);
+    let target = process::find(pid).ok_or(Errno::ESRCH)?;
+    target.check_signal(call.thread, signal)?;
+    signal::send_to_process(&target, signal, info);
     Ok(0)
 }
 
@@ -237,6 +248,7 @@ pub fn sys_rt_tgsigqueueinfo(call: &mut Call<'_>) -> Result<u64> {
     }
     let info = queued_info(call, 3, signal, pid == call.process().pid())?;
     let thread = process::find_thread(tid).filter(|thread| thread.process().pid() == pid).ok_or(Errno::ESRCH)?;
+    thread.process().check_signal(call.thread, signal)?;
     signal::send_to_thread(&thread, signal, info);
     Ok(0)
 }

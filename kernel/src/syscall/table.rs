@@ -4,7 +4,10 @@
 
 use abi::linux;
 
-use super::{Handler, fd, file, file_io, memory, misc, path_ops, poll, process, signal, socket, thread, time};
+use super::{
+    Handler, credentials, fd, file, file_io, memory, misc, path_ops, poll, process, process_memory, signal, socket,
+    thread, time,
+};
 
 /// One more than the highest number any architecture gives a call.
 const NR_CALLS: usize = 512;
@@ -145,39 +148,45 @@ pub static HANDLERS: [Option<Handler>; NR_CALLS] = build(&[
     (linux::__NR_munlock, memory::sys_mlock),
     (linux::__NR_munlockall, memory::sys_mlockall),
     (linux::__NR_munmap, memory::sys_munmap),
+    // process_memory
+    (linux::__NR_process_vm_readv, process_memory::sys_process_vm_readv),
+    (linux::__NR_process_vm_writev, process_memory::sys_process_vm_writev),
     // process
     (linux::__NR_execve, process::sys_execve),
     (linux::__NR_execveat, process::sys_execveat),
     (linux::__NR_exit_group, process::sys_exit_group),
-    (linux::__NR_getegid, process::sys_getuid),
-    (linux::__NR_geteuid, process::sys_getuid),
-    (linux::__NR_getgid, process::sys_getuid),
-    (linux::__NR_getgroups, process::sys_getgroups),
     (linux::__NR_getpgid, process::sys_getpgid),
     (linux::__NR_getpid, process::sys_getpid),
     (linux::__NR_getppid, process::sys_getppid),
-    (linux::__NR_getresgid, process::sys_getresuid),
-    (linux::__NR_getresuid, process::sys_getresuid),
     (linux::__NR_getrlimit, process::sys_getrlimit),
     (linux::__NR_getrusage, process::sys_getrusage),
     (linux::__NR_getsid, process::sys_getsid),
-    (linux::__NR_getuid, process::sys_getuid),
     (linux::__NR_prlimit64, process::sys_prlimit64),
-    (linux::__NR_setfsgid, process::sys_getuid),
-    (linux::__NR_setfsuid, process::sys_getuid),
-    (linux::__NR_setgid, process::sys_setuid),
-    (linux::__NR_setgroups, process::sys_setgroups),
     (linux::__NR_setpgid, process::sys_setpgid),
-    (linux::__NR_setregid, process::sys_setresuid),
-    (linux::__NR_setresgid, process::sys_setresuid),
-    (linux::__NR_setresuid, process::sys_setresuid),
-    (linux::__NR_setreuid, process::sys_setresuid),
     (linux::__NR_setrlimit, process::sys_setrlimit),
     (linux::__NR_setsid, process::sys_setsid),
-    (linux::__NR_setuid, process::sys_setuid),
     (linux::__NR_times, process::sys_times),
     (linux::__NR_wait4, process::sys_wait4),
     (linux::__NR_waitid, process::sys_waitid),
+    // credentials
+    (linux::__NR_capget, credentials::sys_capget),
+    (linux::__NR_capset, credentials::sys_capset),
+    (linux::__NR_getegid, credentials::sys_getegid),
+    (linux::__NR_geteuid, credentials::sys_geteuid),
+    (linux::__NR_getgid, credentials::sys_getgid),
+    (linux::__NR_getgroups, credentials::sys_getgroups),
+    (linux::__NR_getresgid, credentials::sys_getresgid),
+    (linux::__NR_getresuid, credentials::sys_getresuid),
+    (linux::__NR_getuid, credentials::sys_getuid),
+    (linux::__NR_setfsgid, credentials::sys_setfsgid),
+    (linux::__NR_setfsuid, credentials::sys_setfsuid),
+    (linux::__NR_setgid, credentials::sys_setgid),
+    (linux::__NR_setgroups, credentials::sys_setgroups),
+    (linux::__NR_setregid, credentials::sys_setregid),
+    (linux::__NR_setresgid, credentials::sys_setresgid),
+    (linux::__NR_setresuid, credentials::sys_setresuid),
+    (linux::__NR_setreuid, credentials::sys_setreuid),
+    (linux::__NR_setuid, credentials::sys_setuid),
     // thread
     (linux::__NR_clone, thread::sys_clone),
     (linux::__NR_clone3, thread::sys_clone3),
@@ -227,6 +236,7 @@ pub static HANDLERS: [Option<Handler>; NR_CALLS] = build(&[
     (linux::__NR_personality, misc::sys_personality),
     (linux::__NR_prctl, misc::sys_prctl),
     (linux::__NR_reboot, misc::sys_reboot),
+    (linux::__NR_setdomainname, misc::sys_setdomainname),
     (linux::__NR_sethostname, misc::sys_sethostname),
     (linux::__NR_sysinfo, misc::sys_sysinfo),
     (linux::__NR_uname, misc::sys_uname),

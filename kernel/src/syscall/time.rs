@@ -86,7 +86,9 @@ pub fn sys_clock_settime(call: &mut Call<'_>) -> Result<u64> {
     if call.uint(0) != linux::CLOCK_REALTIME {
         return Err(Errno::EINVAL);
     }
-    time::set_realtime_ns(timeout_in(Some(call.address(1)))?.ok_or(Errno::EFAULT)?);
+    let time = timeout_in(Some(call.address(1)))?.ok_or(Errno::EFAULT)?;
+    call.thread.require(linux::CAP_SYS_TIME)?;
+    time::set_realtime_ns(time);
     Ok(0)
 }
 

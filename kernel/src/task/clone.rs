@@ -6,6 +6,7 @@ use abi::{Errno, Result, linux};
 use hal::{Arch as _, TrapFrame as _, UserAddr};
 
 use super::{
+    identity::TaskCharge,
     process::{self, NewProcess, Process},
     scheduler,
     thread::Thread,
@@ -80,6 +81,14 @@ fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Res
     if process::nr_threads() >= MAX_THREADS {
         return Err(Errno::EAGAIN);
     }
+    let credentials = thread.identity.own();
+    let charge = TaskCharge::new(credentials.user.real);
+    let (limit, _) = thread.process().rlimit(linux::RLIMIT_NPROC);
+    let unlimited =
+        credentials.user.real == 0 || credentials.has(linux::CAP_SYS_RESOURCE) || credentials.has(linux::CAP_SYS_ADMIN);
+    if !unlimited && charge.exceeds(limit) {
+        return Err(Errno::EAGAIN);
+    }
     if frames::is_short() {
         return Err(Errno::ENOMEM);
     }
@@ -96,7 +105,7 @@ fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Res
         (parent.clone(), parent_memory)
     } else {
         let memory = if has(linux::CLONE_VM) { parent_memory } else { parent_memory.fork()? };
-        (new_process(parent, tid, memory.clone(), &request), memory)
+        (new_process(thread, tid, memory.clone(), &request), memory)
     };
     let mut name = [0; 15];
     let parent_name = thread.name();
@@ -108,6 +117,7 @@ fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Res
             Arch::set_thread_pointer(context, request.tls);
         }
     })?;
+    child.identity.inherit(credentials, charge);
     {
         let mut signals = child.signals.lock();
         let own = thread.signals.lock();
@@ -151,12 +161,13 @@ fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Res
 }
 
 fn new_process(
-    parent: &Arc<Process>,
+    thread: &Arc<Thread>,
     pid: i32,
     memory: Arc<crate::mm::address_space::AddressSpace>,
     request: &CloneRequest,
 ) -> Arc<Process> {
     let has = |flag: u32| request.flags & u64::from(flag) != 0;
+    let parent = thread.process();
     let fs = parent.fs();
     let files = parent.files();
     let actions = if has(linux::CLONE_SIGHAND) {
@@ -183,6 +194,7 @@ fn new_process(
         name,
         limits: state.limits,
         exit_signal: request.exit_signal,
+        credentials: thread.identity.own(),
     })
 }
 

@@ -2,9 +2,12 @@
 
 use alloc::{sync::Arc, vec, vec::Vec};
 
-use abi::{Errno, Result, auxvec};
+use abi::{Errno, Result, auxvec, linux};
 use hal::{Arch as _, PAGE_SIZE, UserAddr};
-use klib::elf::{ElfError, ElfImage, ElfKind, ReadAt};
+use klib::{
+    credentials::Credentials,
+    elf::{ElfError, ElfImage, ElfKind, ReadAt},
+};
 
 use super::{
     process::{FsContext, Process},
@@ -18,6 +21,7 @@ use crate::{
     fs::{
         FileKind, Inode, ReadBuffer,
         path::{self, Path},
+        permission,
     },
     mm::{
         address_space::{AddressSpace, Layout, MapRequest},
@@ -63,8 +67,32 @@ impl Program {
     }
 }
 
+/// Who runs a program, as it was before and as the program's file makes it.
+struct Runner {
+    credentials: Credentials,
+    /// AT_SECURE.
+    secure: bool,
+    /// Whether its file can be read by who runs it: else nobody may look into the process.
+    readable: bool,
+}
+
+impl Runner {
+    /// Whose set-id bits count is the file in memory in the end, not a script's.
+    fn of(inode: &dyn Inode) -> Self {
+        let metadata = inode.metadata();
+        let set_user = (metadata.permissions & linux::S_ISUID != 0).then_some(metadata.uid);
+        // Set-group-id without the group's right to run means something else (inode(7)).
+        let set_group = metadata.permissions & (linux::S_ISGID | linux::S_IXGRP) == linux::S_ISGID | linux::S_IXGRP;
+        let before = permission::acting();
+        let (credentials, secure) = before.for_program(set_user, set_group.then_some(metadata.gid));
+        Self { credentials, secure, readable: permission::check(inode, permission::READ).is_ok() }
+    }
+}
+
 /// A program in memory, ready to run.
 pub struct Loaded {
+    /// Who the program runs as.
+    pub credentials: Credentials,
     /// Its address space.
     pub memory: Arc<AddressSpace>,
     /// Its first registers.
@@ -93,7 +121,7 @@ pub fn load(fs: &FsContext, file: Path, mut program: Program) -> Result<Loaded> 
     let mut executable = file;
     for _ in 0..=MAX_SCRIPTS {
         let inode = executable.inode().clone();
-        check_executable(&inode)?;
+        check_executable(&*inode)?;
         let mut head = [0; 256];
         let len = inode.read_at(0, &mut ReadBuffer::kernel(&mut head))?;
         if let Some((interpreter, argument)) = klib::elf::interpreter_line(&head[..len]) {
@@ -112,13 +140,12 @@ pub fn load(fs: &FsContext, file: Path, mut program: Program) -> Result<Loaded> 
     Err(Errno::ELOOP)
 }
 
-/// EACCES unless it is a regular file with an execute bit.
-fn check_executable(inode: &Arc<dyn Inode>) -> Result<()> {
-    let metadata = inode.metadata();
-    if metadata.kind != FileKind::Regular || metadata.permissions & 0o111 == 0 {
+/// EACCES unless it is a regular file that the running thread may execute.
+fn check_executable(inode: &dyn Inode) -> Result<()> {
+    if inode.metadata().kind != FileKind::Regular {
         return Err(Errno::EACCES);
     }
-    Ok(())
+    permission::check(inode, permission::EXECUTE)
 }
 
 fn parse(inode: &Arc<dyn Inode>) -> Result<ElfImage> {
@@ -130,7 +157,10 @@ fn parse(inode: &Arc<dyn Inode>) -> Result<ElfImage> {
 
 fn load_elf(fs: &FsContext, executable: Path, inode: Arc<dyn Inode>, program: &Program) -> Result<Loaded> {
     let image = parse(&inode)?;
+    let runner = Runner::of(&*inode);
     let memory = AddressSpace::new()?;
+    let ids = (runner.credentials.user, runner.credentials.group);
+    memory.set_dumpable(runner.readable && ids.0.real == ids.0.effective && ids.1.real == ids.1.effective);
     let stack_top = STACK_TOP - random_pages(1 << 14);
     memory.set_top(stack_top - STACK_LEN - STACK_GAP - random_pages(1 << 16));
     for (address, mapping) in vdso::mappings()? {
@@ -157,7 +187,7 @@ fn load_elf(fs: &FsContext, executable: Path, inode: Arc<dyn Inode>, program: &P
         }
         let path = path::resolve(&fs.cwd, &fs.root, &name, true)?;
         let inode = path.inode().clone();
-        check_executable(&inode)?;
+        check_executable(&*inode)?;
         let interpreter = parse(&inode)?;
         let span = interpreter.load_span.end - interpreter.load_span.start;
         let place = reserve(&memory, span)?;
@@ -177,11 +207,11 @@ fn load_elf(fs: &FsContext, executable: Path, inode: Arc<dyn Inode>, program: &P
         (auxvec::AT_BASE, interpreter_base),
         (auxvec::AT_FLAGS, 0),
         (auxvec::AT_ENTRY, image.entry.wrapping_add(bias)),
-        (auxvec::AT_UID, 0),
-        (auxvec::AT_EUID, 0),
-        (auxvec::AT_GID, 0),
-        (auxvec::AT_EGID, 0),
-        (auxvec::AT_SECURE, 0),
+        (auxvec::AT_UID, u64::from(ids.0.real)),
+        (auxvec::AT_EUID, u64::from(ids.0.effective)),
+        (auxvec::AT_GID, u64::from(ids.1.real)),
+        (auxvec::AT_EGID, u64::from(ids.1.effective)),
+        (auxvec::AT_SECURE, u64::from(runner.secure)),
         (auxvec::AT_SYSINFO_EHDR, vdso::ADDRESS),
         (auxvec::AT_MINSIGSTKSZ, Arch::SIGNAL_FRAME_SIZE as u64),
     ];
@@ -191,7 +221,7 @@ fn load_elf(fs: &FsContext, executable: Path, inode: Arc<dyn Inode>, program: &P
     let top = stack_top - STACK_LEN - STACK_GAP - random_pages(1 << 10);
     memory.set_layout(layout, top, brk);
     let frame = hal::TrapFrame::new_user(UserAddr::new(entry), UserAddr::new(sp));
-    Ok(Loaded { memory, frame, executable })
+    Ok(Loaded { credentials: runner.credentials, memory, frame, executable })
 }
 
 /// Up to `limit` pages, in bytes; 0 while there is no entropy.
@@ -330,6 +360,7 @@ fn build_stack(memory: &AddressSpace, top: u64, program: &Program, auxiliary: &[
 
 /// execve(2): replaces the running process's program.
 pub fn replace(thread: &Arc<Thread>, frame: &mut TrapFrame, file: Path, program: Program) -> Result<()> {
+    thread.check_task_limit()?;
     let process: &Arc<Process> = thread.process();
     let fs = process.fs().lock().clone();
     let name = program.name.rsplit(|byte| *byte == b'/').next().unwrap_or(&[]).to_vec();
@@ -358,6 +389,7 @@ pub fn replace(thread: &Arc<Thread>, frame: &mut TrapFrame, file: Path, program:
         signals.alt_stack = AltStack::default();
     }
     *thread.addresses.lock() = ThreadAddresses::default();
+    thread.set_credentials(loaded.credentials);
     thread.set_name(&name);
     // SAFETY: this is the running thread, and nobody else refers to its context.
     let context = unsafe { thread.own_context() };
@@ -392,6 +424,7 @@ fn end_other_threads(thread: &Arc<Thread>) -> bool {
     if thread.tid() != process.pid() {
         super::process::remove_thread(thread.tid());
         thread.set_tid(process.pid());
+        process.identity.drop_charge();
         super::process::add_thread(thread.clone());
     }
     true

@@ -56,6 +56,12 @@ pub fn exit_thread(thread: &Arc<Thread>) -> ! {
     if !process.pending_signals().is_empty() {
         process.threads().iter().for_each(Thread::notify);
     }
+    let charge = thread.identity.take_charge();
+    if thread.tid() == process.pid() {
+        process.identity.keep_charge(charge);
+    } else {
+        drop(charge);
+    }
     process::remove_thread(thread.tid());
     if last {
         end_process(&process);
@@ -142,7 +148,7 @@ pub(super) fn notify_parent(process: &Arc<Process>, code: i32, value: i32) {
     let wanted = ended || action.flags & u64::from(linux::SA_NOCLDSTOP) == 0;
     if wanted && exit_signal != 0 && (ended || exit_signal == linux::SIGCHLD) {
         let info = if exit_signal == linux::SIGCHLD {
-            SignalInfo::child(code, process.pid(), value)
+            SignalInfo::child(code, process.pid(), process.credentials().user.real, value)
         } else {
             SignalInfo::kernel(exit_signal)
         };
@@ -214,6 +220,8 @@ pub struct WaitOutcome {
     pub pid: i32,
     /// The wait word.
     pub word: i32,
+    /// The child's real user id.
+    pub uid: u32,
     /// CPU time of the child and its own waited-for children, in nanoseconds.
     pub cpu_time_ns: u64,
 }
@@ -257,7 +265,12 @@ pub fn wait_for_child(caller: &Arc<Process>, which: WaitFor, options: WaitOption
                 if !options.keep && child.exit_status().is_some() {
                     reap(caller, child);
                 }
-                return Some(Ok(Some(WaitOutcome { pid: child.pid(), word, cpu_time_ns })));
+                return Some(Ok(Some(WaitOutcome {
+                    pid: child.pid(),
+                    word,
+                    uid: child.credentials().user.real,
+                    cpu_time_ns,
+                })));
             }
         }
         options.no_hang.then_some(Ok(None))

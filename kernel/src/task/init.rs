@@ -11,7 +11,7 @@ use hal::{Arch as _, PowerAction};
 
 use super::{
     exec::{self, Program},
-    exit, oom,
+    exit, identity, oom,
     process::{self, ExitStatus, FsContext, NewProcess, Process},
     scheduler,
     signal::ActionTable,
@@ -65,6 +65,7 @@ pub fn kernel_process(root: Path) -> Arc<Process> {
         name: String::from("kernel"),
         limits: process::default_limits(),
         exit_signal: 0,
+        credentials: identity::root(),
     })
 }
 
@@ -178,6 +179,7 @@ fn start(last: Option<ExitStatus>) -> Result<()> {
         name: String::from("python3"),
         limits,
         exit_signal: 0,
+        credentials: identity::root(),
     });
     let thread = Thread::user(1, process.clone(), &loaded.frame, b"python3", |_| {})?;
     process.state.lock().threads = vec![thread.clone()];

@@ -4,6 +4,7 @@ pub mod clone;
 pub mod exec;
 pub mod exit;
 pub mod futex;
+pub mod identity;
 pub mod init;
 pub mod oom;
 pub mod process;

@@ -7,8 +7,10 @@ use core::{
 };
 
 use abi::{Errno, Result, linux};
+use klib::credentials::Credentials;
 
 use super::{
+    identity::ProcessIdentity,
     signal::{ActionTable, Pending, SignalSet},
     thread::Thread,
     wait::WaitQueue,
@@ -98,6 +100,8 @@ pub struct Process {
     pub child_changed: Arc<WaitQueue>,
     /// Woken when this process goes on after a stop, ends, or lets go of a vfork parent's memory.
     pub changed: Arc<WaitQueue>,
+    /// What others judge it by.
+    pub identity: ProcessIdentity,
     /// Seconds since 1970 of its start, for /proc: nanoseconds of monotonic time.
     started_ns: u64,
 }
@@ -154,7 +158,9 @@ pub(super) fn add_process(process: Arc<Process>) {
 
 pub(super) fn remove_process(pid: i32) {
     let process = PROCESSES.lock().remove(&pid);
-    drop(process);
+    if let Some(process) = process {
+        process.identity.drop_charge();
+    }
 }
 
 pub(super) fn add_thread(thread: Arc<Thread>) {
@@ -201,6 +207,7 @@ pub(super) struct NewProcess {
     pub name: String,
     pub limits: Limits,
     pub exit_signal: u32,
+    pub credentials: Arc<Credentials>,
 }
 
 impl Process {
@@ -236,6 +243,7 @@ impl Process {
             stopping: AtomicBool::new(false),
             child_changed: Arc::new(WaitQueue::new()),
             changed: Arc::new(WaitQueue::new()),
+            identity: ProcessIdentity::new(new.credentials),
             started_ns: crate::time::monotonic_ns(),
         })
     }

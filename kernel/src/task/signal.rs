@@ -114,10 +114,10 @@ impl SignalInfo {
         Self::new(signal, code).with(16, &address.to_ne_bytes())
     }
     /// SIGCHLD: a child ended, stopped or went on.
-    pub fn child(code: i32, pid: i32, status: i32) -> Self {
+    pub fn child(code: i32, pid: i32, uid: u32, status: i32) -> Self {
         Self::new(linux::SIGCHLD, code)
             .with(16, &pid.to_ne_bytes())
-            .with(20, &0u32.to_ne_bytes())
+            .with(20, &uid.to_ne_bytes())
             .with(24, &status.to_ne_bytes())
     }
     /// As a program gave it (sigqueue).

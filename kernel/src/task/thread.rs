@@ -10,6 +10,7 @@ use abi::{Errno, Result};
 use hal::{Arch as _, UserAddr, VirtAddr};
 
 use super::{
+    identity::Identity,
     process::Process,
     scheduler,
     signal::{AltStack, Pending, SignalSet},
@@ -88,6 +89,8 @@ pub struct Thread {
     pub signals: IrqLock<ThreadSignals>,
     /// User addresses to tidy up at the end.
     pub addresses: IrqLock<ThreadAddresses>,
+    /// Who it acts for, and what it may do.
+    pub identity: Identity,
 }
 
 // SAFETY: `context` is only touched by the scheduler while the thread does not run, or by the thread itself.
@@ -162,6 +165,7 @@ impl Thread {
             restart: AtomicBool::new(false),
             signals: IrqLock::new(ThreadSignals::default()),
             addresses: IrqLock::new(ThreadAddresses::default()),
+            identity: Identity::default(),
         };
         thread.set_name(name);
         thread

@@ -4,15 +4,20 @@ use alloc::{format, string::ToString as _, sync::Arc, vec::Vec};
 
 use abi::{Errno, Result, linux};
 
-use super::{FS, inode_number, metadata, number};
+use super::{FS, inode_number, metadata, number, owned_metadata};
 use crate::{
     fs::{
         DirectoryEntry, FileKind, FileOps, FileSystemStatus, Inode, Metadata, OpenFile, OpenFlags,
         path::{self, Path},
         virtual_files::open_bytes,
     },
-    task::process::Process,
+    task::{process::Process, scheduler},
 };
+
+/// EACCES unless the running thread may look into the process.
+fn check_follow(process: &Process) -> Result<()> {
+    process.check_inspection(&scheduler::current()).map_err(|_| Errno::EACCES)
+}
 
 /// Where one of a process's own links leads.
 #[derive(Clone, Copy)]
@@ -37,6 +42,7 @@ impl PlaceLink {
         if self.process.exit_status().is_some() {
             return Err(Errno::ENOENT);
         }
+        check_follow(&self.process)?;
         match self.place {
             Place::WorkingDirectory => Ok(self.process.fs().lock().cwd.clone()),
             Place::Root => Ok(self.process.fs().lock().root.clone()),
@@ -47,7 +53,7 @@ impl PlaceLink {
 
 impl Inode for PlaceLink {
     fn metadata(&self) -> Metadata {
-        metadata(self.inode, FileKind::Symlink, 0o777)
+        owned_metadata(self.inode, FileKind::Symlink, 0o777, &self.process)
     }
     fn status(&self) -> FileSystemStatus {
         FS.status()
@@ -78,7 +84,8 @@ impl DescriptorDirectory {
 
 impl Inode for DescriptorDirectory {
     fn metadata(&self) -> Metadata {
-        let mut metadata = metadata(self.inode, FileKind::Directory, 0o500);
+        let permissions = if self.information { 0o555 } else { 0o500 };
+        let mut metadata = owned_metadata(self.inode, FileKind::Directory, permissions, &self.process);
         // As Linux since 6.2: how many descriptors are open.
         metadata.size = self.process.files().list().len() as u64;
         metadata
@@ -86,18 +93,27 @@ impl Inode for DescriptorDirectory {
     fn status(&self) -> FileSystemStatus {
         FS.status()
     }
+    fn allows_regardless(&self) -> bool {
+        Arc::ptr_eq(scheduler::current().process(), &self.process)
+    }
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
+        if self.information {
+            check_follow(&self.process)?;
+        }
         let fd = number(name).ok_or(Errno::ENOENT)?;
         let file = self.process.files().get(fd).map_err(|_| Errno::ENOENT)?;
         let inode = self.entry_inode(fd);
         Ok(if self.information {
             let close_on_exec = self.process.files().is_close_on_exec(fd).unwrap_or(false);
-            Arc::new(DescriptorInformation { inode, file, close_on_exec })
+            Arc::new(DescriptorInformation { inode, process: self.process.clone(), file, close_on_exec })
         } else {
-            Arc::new(DescriptorLink { inode, file })
+            Arc::new(DescriptorLink { inode, process: self.process.clone(), file })
         })
     }
     fn read_directory(&self, position: u64, visit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool) -> Result<()> {
+        if self.information {
+            check_follow(&self.process)?;
+        }
         let kind = if self.information { FileKind::Regular } else { FileKind::Symlink };
         let numbers: Vec<i32> = self.process.files().list().iter().map(|(fd, _)| *fd).collect();
         for fd in numbers.into_iter().filter(|fd| *fd as u64 >= position) {
@@ -114,6 +130,7 @@ impl Inode for DescriptorDirectory {
 /// An entry of /proc/PID/fd.
 struct DescriptorLink {
     inode: u64,
+    process: Arc<Process>,
     file: Arc<OpenFile>,
 }
 
@@ -122,7 +139,7 @@ impl Inode for DescriptorLink {
         let flags = self.file.flags();
         let allowed = |condition, bits| if condition { bits } else { 0 };
         let permissions = allowed(flags.readable(), 0o500) | allowed(flags.writable(), 0o300);
-        let mut metadata = metadata(self.inode, FileKind::Symlink, permissions);
+        let mut metadata = owned_metadata(self.inode, FileKind::Symlink, permissions, &self.process);
         metadata.size = 64;
         metadata
     }
@@ -130,12 +147,16 @@ impl Inode for DescriptorLink {
         FS.status()
     }
     fn read_link(&self) -> Result<Vec<u8>> {
+        check_follow(&self.process)?;
         Ok(match self.file.path() {
             Some(path) => path.bytes(),
             None => self.file.description().into_bytes(),
         })
     }
     fn follow_magic_link(&self) -> Option<Result<Path>> {
+        if let Err(error) = check_follow(&self.process) {
+            return Some(Err(error));
+        }
         Some(Ok(match self.file.path() {
             Some(path) => path.clone(),
             None => {
@@ -177,13 +198,14 @@ impl Inode for AnonymousInode {
 /// An entry of /proc/PID/fdinfo.
 struct DescriptorInformation {
     inode: u64,
+    process: Arc<Process>,
     file: Arc<OpenFile>,
     close_on_exec: bool,
 }
 
 impl Inode for DescriptorInformation {
     fn metadata(&self) -> Metadata {
-        metadata(self.inode, FileKind::Regular, 0o400)
+        owned_metadata(self.inode, FileKind::Regular, 0o444, &self.process)
     }
     fn status(&self) -> FileSystemStatus {
         FS.status()

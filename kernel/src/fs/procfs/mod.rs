@@ -70,6 +70,13 @@ fn metadata(inode: u64, kind: FileKind, permissions: u32) -> Metadata {
     metadata
 }
 
+/// Metadata of something that belongs to a process.
+fn owned_metadata(inode: u64, kind: FileKind, permissions: u32, process: &Process) -> Metadata {
+    let mut metadata = metadata(inode, kind, permissions);
+    (metadata.uid, metadata.gid) = process.file_owner();
+    metadata
+}
+
 /// The number a name states: decimal, without sign or leading zero.
 fn number(name: &[u8]) -> Option<i32> {
     if name.first() == Some(&b'0') && name.len() > 1 {
@@ -219,7 +226,11 @@ impl ProcessDirectory {
 
 impl Inode for ProcessDirectory {
     fn metadata(&self) -> Metadata {
-        metadata(inode_number(self.id(), 0), FileKind::Directory, 0o555)
+        // These directories show their user even where the process hides (proc(5)).
+        let mut metadata = metadata(inode_number(self.id(), 0), FileKind::Directory, 0o555);
+        let who = self.process.credentials();
+        (metadata.uid, metadata.gid) = (who.user.effective, who.group.effective);
+        metadata
     }
     fn status(&self) -> FileSystemStatus {
         FS.status()
@@ -262,7 +273,7 @@ struct ThreadsDirectory {
 
 impl Inode for ThreadsDirectory {
     fn metadata(&self) -> Metadata {
-        let mut metadata = metadata(self.inode, FileKind::Directory, 0o555);
+        let mut metadata = owned_metadata(self.inode, FileKind::Directory, 0o555, &self.process);
         metadata.links = 2 + self.process.threads().len() as u32;
         metadata
     }
@@ -299,7 +310,7 @@ struct TextInode {
 
 impl Inode for TextInode {
     fn metadata(&self) -> Metadata {
-        metadata(self.inode, FileKind::Regular, self.text.permissions())
+        owned_metadata(self.inode, FileKind::Regular, self.text.permissions(), &self.process)
     }
     fn status(&self) -> FileSystemStatus {
         FS.status()
@@ -311,6 +322,7 @@ impl Inode for TextInode {
         if flags.writable() && !self.text.is_writable() {
             return Err(Errno::EACCES);
         }
+        self.text.check_open(&self.process)?;
         let content = if flags.readable() { self.text.make(&self.process, self.thread.as_ref())? } else { Vec::new() };
         Ok(Some(open_bytes(content, self.text.taker(&self.process, self.thread.as_ref()))))
     }

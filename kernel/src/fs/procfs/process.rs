@@ -13,6 +13,7 @@ use crate::{
     sync::IrqLock,
     task::{
         process::{ExitStatus, Process},
+        scheduler,
         signal::{NSIG, SIG_DFL, SIG_IGN},
         thread::{RunState, Thread},
     },
@@ -79,6 +80,27 @@ impl Text {
         }
     }
 
+    /// Whether only those may open it who may look into the process (proc(5)).
+    const fn is_private(self) -> bool {
+        matches!(
+            self,
+            Self::AuxiliaryVector
+                | Self::Environment
+                | Self::Transfers
+                | Self::Maps
+                | Self::DetailedMaps
+                | Self::MapsSummary
+        )
+    }
+
+    /// EACCES where the running thread must not open it.
+    pub fn check_open(self, process: &Process) -> Result<()> {
+        if !self.is_private() {
+            return Ok(());
+        }
+        process.check_inspection(&scheduler::current()).map_err(|_| Errno::EACCES)
+    }
+
     /// Its bytes now.
     pub fn make(self, process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Result<Vec<u8>> {
         match self {
@@ -109,6 +131,10 @@ impl Text {
             Self::Name => {
                 let thread = thread.cloned().or_else(|| process.main_thread())?;
                 Some(Box::new(move |bytes| {
+                    // Only its own process names a thread (proc(5)).
+                    if !Arc::ptr_eq(thread.process(), scheduler::current().process()) {
+                        return Err(Errno::EINVAL);
+                    }
                     thread.set_name(bytes.strip_suffix(b"\n").unwrap_or(bytes));
                     Ok(())
                 }))
@@ -194,6 +220,9 @@ fn set_oom_adjustment(process: &Process, bytes: &[u8]) -> Result<()> {
     let value: i32 = text.parse().map_err(|_| Errno::EINVAL)?;
     if !(-1000..=1000).contains(&value) {
         return Err(Errno::EINVAL);
+    }
+    if value < oom_adjustment(process) && !scheduler::current().identity.has(linux::CAP_SYS_RESOURCE) {
+        return Err(Errno::EACCES);
     }
     let mut adjustments = OOM_ADJUSTMENTS.lock();
     adjustments.retain(|pid, _| crate::task::process::find(*pid).is_some());
@@ -284,8 +313,6 @@ fn stat(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
 }
 
 fn status(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
-    /// All capabilities up to CAP_CHECKPOINT_RESTORE (capabilities(7)).
-    const ALL_CAPABILITIES: u64 = (1 << 41) - 1;
     let shown = thread.cloned().or_else(|| process.main_thread());
     let id = thread.map_or(process.pid(), |thread| thread.tid());
     let (letter, word) = state(process, shown.as_ref());
@@ -299,7 +326,16 @@ fn status(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
         process.pid()
     );
     let _ = write!(text, "Pid:\t{id}\nPPid:\t{}\nTracerPid:\t0\n", process.parent_pid());
-    let _ = write!(text, "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nFDSize:\t{}\nGroups:\t0 \n", fd_size(process));
+    let who = thread.map_or_else(|| process.credentials(), |thread| thread.identity.own());
+    for (name, ids) in [("Uid", who.user), ("Gid", who.group)] {
+        let _ = writeln!(text, "{name}:\t{}\t{}\t{}\t{}", ids.real, ids.effective, ids.saved, ids.file);
+    }
+    let _ = write!(text, "FDSize:\t{}\nGroups:\t", fd_size(process));
+    for group in &*who.groups {
+        let _ = write!(text, "{group} ");
+    }
+    // As Linux: without groups there is a space all the same.
+    text.push_str(if who.groups.is_empty() { " \n" } else { "\n" });
     let _ = write!(
         text,
         "NStgid:\t{0}\nNSpid:\t{id}\nNSpgid:\t{1}\nNSsid:\t{2}\n",
@@ -354,17 +390,21 @@ fn status(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
         ("SigBlk", blocked),
         ("SigIgn", ignored),
         ("SigCgt", caught),
-        ("CapInh", 0),
-        ("CapPrm", ALL_CAPABILITIES),
-        ("CapEff", ALL_CAPABILITIES),
-        ("CapBnd", ALL_CAPABILITIES),
-        ("CapAmb", 0),
+        ("CapInh", who.inheritable.bits()),
+        ("CapPrm", who.permitted.bits()),
+        ("CapEff", who.effective.bits()),
+        ("CapBnd", who.bounding.bits()),
+        ("CapAmb", who.ambient.bits()),
     ] {
         let _ = writeln!(text, "{name}:\t{set:016x}");
     }
     let cpus = system::online_cpus();
     let mask = 1u64.checked_shl(cpus as u32).map_or(u64::MAX, |bit| bit - 1);
-    let _ = write!(text, "NoNewPrivs:\t0\nSeccomp:\t0\nSeccomp_filters:\t0\nCpus_allowed:\t{mask:x}\n");
+    let _ = write!(
+        text,
+        "NoNewPrivs:\t{}\nSeccomp:\t0\nSeccomp_filters:\t0\nCpus_allowed:\t{mask:x}\n",
+        u8::from(who.no_new_privileges)
+    );
     let _ = write!(text, "Cpus_allowed_list:\t{}\nMems_allowed:\t1\nMems_allowed_list:\t0\n", system::cpu_list(cpus));
     text.push_str("voluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n");
     text.into_bytes()

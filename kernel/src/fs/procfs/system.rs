@@ -14,14 +14,14 @@ use crate::{
         dentry::Mount,
         fd_table, locks,
         path::Path,
-        sysfs,
+        permission, sysfs,
         virtual_files::{VirtualDirectory, VirtualFs, VirtualLink},
     },
     irq,
     mm::{PAGE_SIZE, frames},
     panic, power, rng,
     sync::Once,
-    syscall::misc,
+    syscall::misc::{self, MachineName},
     task::{
         process::{self, PID_MAX},
         scheduler,
@@ -78,7 +78,7 @@ fn add_line(directory: &VirtualDirectory, name: &str, line: impl core::fmt::Disp
     directory.add_text(name, move || text.clone());
 }
 
-/// A number that can be set, within a range. It is kept and shown; nothing else depends on it.
+/// A number that can be set, within a range.
 fn add_number(
     directory: &VirtualDirectory,
     name: &str,
@@ -97,6 +97,16 @@ fn add_number(
     directory.add_control(name, || format!("{}\n", value.load(Ordering::Relaxed)).into_bytes(), take);
 }
 
+/// A name of the machine. What is too long is cut off, as Linux does here.
+fn add_name(directory: &VirtualDirectory, name: &str, value: &'static MachineName) {
+    const LONGEST: usize = 64;
+    let take = |bytes: &[u8]| {
+        let line = bytes.split(|byte| matches!(byte, b'\n' | 0)).next().unwrap_or_default();
+        value.set(line.get(..LONGEST).unwrap_or(line))
+    };
+    directory.add_control(name, || [value.get().as_slice(), b"\n"].concat(), take);
+}
+
 /// /proc/sys.
 fn add_settings(root: &Arc<VirtualDirectory>) {
     static OVERCOMMIT: AtomicU64 = AtomicU64::new(1);
@@ -106,8 +116,8 @@ fn add_settings(root: &Arc<VirtualDirectory>) {
     add_line(&kernel, "ostype", "Linux");
     add_line(&kernel, "osrelease", misc::LINUX_RELEASE);
     add_line(&kernel, "version", VERSION);
-    kernel.add_text("hostname", || [misc::host_name().as_slice(), b"\n"].concat());
-    add_line(&kernel, "domainname", "(none)");
+    add_name(&kernel, "hostname", &misc::HOST_NAME);
+    add_name(&kernel, "domainname", &misc::DOMAIN_NAME);
     add_line(&kernel, "pid_max", PID_MAX);
     add_line(&kernel, "threads-max", 32768);
     add_line(&kernel, "cap_last_cap", 40);
@@ -129,6 +139,10 @@ fn add_settings(root: &Arc<VirtualDirectory>) {
     add_line(&fs, "pipe-max-size", 1 << 20);
     add_line(&fs, "file-max", i64::MAX);
     add_line(&fs, "nr_open", fd_table::MAX_LIMIT);
+    add_number(&fs, "protected_hardlinks", &permission::PROTECTED_HARDLINKS, 0..=1);
+    add_number(&fs, "protected_symlinks", &permission::PROTECTED_SYMLINKS, 0..=1);
+    add_number(&fs, "protected_fifos", &permission::PROTECTED_FIFOS, 0..=2);
+    add_number(&fs, "protected_regular", &permission::PROTECTED_REGULAR, 0..=2);
     let core = root.add_directory("net").add_directory("core");
     add_number(&core, "somaxconn", &SOMAXCONN, 0..=u64::from(u32::MAX >> 1));
 }

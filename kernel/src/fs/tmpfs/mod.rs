@@ -24,7 +24,7 @@ use abi::{Errno, Result, linux};
 use self::pages::{BUDGET, Budget, PAGE, Pages};
 use super::{
     AttributeChange, DirectoryEntry, FileKind, FileOps, FileSystemStatus, FileTime, Inode, Metadata, OpenFlags,
-    ReadBuffer, WriteBuffer, devfs, pipe, virtual_files::next_device,
+    ReadBuffer, WriteBuffer, devfs, permission, pipe, virtual_files::next_device,
 };
 use crate::{
     mm::{frames::FrameRef, object::VmObject},
@@ -137,7 +137,11 @@ static UNNAMED: Lazy<Arc<Instance>> = Lazy::new(instance);
 /// A regular file without a name in a file system without directories; `seals` are F_SEAL_ bits.
 pub fn unlinked_file(permissions: u32, seals: u32) -> Result<Arc<TmpInode>> {
     let inode = TmpInode::make(&UNNAMED, FileKind::Regular, permissions, 0, Content::File(Pages::new(seals)))?;
-    inode.attributes.lock().links = 0;
+    let user = permission::acting();
+    let mut attributes = inode.attributes.lock();
+    (attributes.uid, attributes.gid) = (user.user.file, user.group.file);
+    attributes.links = 0;
+    drop(attributes);
     Ok(inode)
 }
 
@@ -242,19 +246,12 @@ impl TmpInode {
         Ok(inode)
     }
 
-    /// The permission bits and group a new file gets: a set-group-id directory hands its group on (inode(7)).
+    /// Gives a new file in this directory to who makes it.
     fn inherit(&self, inode: &Arc<Self>) {
-        let (permissions, gid) = {
-            let attributes = self.attributes.lock();
-            (attributes.permissions, attributes.gid)
-        };
-        if permissions & linux::S_ISGID != 0 {
-            let mut attributes = inode.attributes.lock();
-            attributes.gid = gid;
-            if inode.is_directory() {
-                attributes.permissions |= linux::S_ISGID;
-            }
-        }
+        let made = inode.attributes.lock().permissions;
+        let (uid, gid, permissions) = permission::of_new_file(&self.metadata(), inode.kind, made);
+        let mut attributes = inode.attributes.lock();
+        (attributes.uid, attributes.gid, attributes.permissions) = (uid, gid, permissions);
     }
 
     /// Marks a directory as removed if it is empty; ENOTEMPTY otherwise. Nothing for other files.
@@ -366,13 +363,6 @@ impl Inode for TmpInode {
         if change.uid.is_some() || change.gid.is_some() {
             attributes.uid = change.uid.unwrap_or(attributes.uid);
             attributes.gid = change.gid.unwrap_or(attributes.gid);
-            // chown(2): set-id bits of what can be executed go.
-            if self.kind == FileKind::Regular {
-                attributes.permissions &= !linux::S_ISUID;
-                if attributes.permissions & linux::S_IXGRP != 0 {
-                    attributes.permissions &= !linux::S_ISGID;
-                }
-            }
         }
         if let Some(permissions) = change.permissions {
             attributes.permissions = permissions & 0o7777;

@@ -84,9 +84,18 @@ pub(super) struct Endpoint {
     pub(super) send_buffer: AtomicUsize,
 }
 
-/// The credentials of the running process. There is one user, root.
+/// The running process as the peer of a connection sees it (SO_PEERCRED): by its effective ids.
 pub(super) fn own_credentials() -> Credentials {
-    Credentials { pid: scheduler::current().process().pid(), uid: 0, gid: 0 }
+    let thread = scheduler::current();
+    let who = thread.identity.own();
+    Credentials { pid: thread.process().pid(), uid: who.user.effective, gid: who.group.effective }
+}
+
+/// The running process as the receiver of a message sees it (SCM_CREDENTIALS): by its real ids.
+pub(super) fn sender_credentials() -> Credentials {
+    let thread = scheduler::current();
+    let who = thread.identity.own();
+    Credentials { pid: thread.process().pid(), uid: who.user.real, gid: who.group.real }
 }
 
 impl Endpoint {

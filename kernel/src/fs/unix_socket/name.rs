@@ -12,7 +12,7 @@ use abi::{Errno, Result, net};
 
 use super::endpoint::Endpoint;
 use crate::{
-    fs::{FileKind, Inode, path},
+    fs::{FileKind, Inode, path, permission},
     sync::IrqLock,
     task::scheduler,
 };
@@ -108,6 +108,10 @@ fn bind_path(path: &[u8], endpoint: &Arc<Endpoint>) -> Result<Arc<Name>> {
     if trailing_slash {
         return Err(Errno::ENOENT);
     }
+    if directory.dentry().lookup(&name).is_ok() {
+        return Err(Errno::EADDRINUSE);
+    }
+    permission::check_create(&**directory.inode())?;
     let created = directory.dentry().create(&name, FileKind::Socket, 0o777 & !context.umask, 0);
     let created = created.map_err(|error| if error == Errno::EEXIST { Errno::EADDRINUSE } else { error })?;
     let inode = created.inode().clone();
@@ -139,6 +143,7 @@ pub(super) fn find(address: &[u8]) -> Result<Arc<Endpoint>> {
         Asked::Path(path) => {
             let context = scheduler::current().process().fs().lock().clone();
             let found = path::resolve(&context.cwd, &context.root, path, true)?;
+            permission::check(&**found.inode(), permission::WRITE)?;
             let metadata = found.inode().metadata();
             if metadata.kind != FileKind::Socket {
                 return Err(Errno::ECONNREFUSED);

@@ -8,7 +8,7 @@ use alloc::{sync::Arc, vec::Vec};
 use abi::{Errno, Result, net};
 
 use super::{
-    endpoint::{Endpoint, MESSAGE_OVERHEAD, Message, State, drop_files, own_credentials},
+    endpoint::{Endpoint, MESSAGE_OVERHEAD, Message, State, drop_files, sender_credentials},
     name,
 };
 use crate::fs::{
@@ -50,7 +50,7 @@ impl Endpoint {
 
     /// Sends on a connected stream: all bytes, or those before an error or a full buffer.
     pub(super) fn send_stream(&self, message: &mut Outgoing<'_, '_>) -> Result<usize> {
-        let credentials = message.control.credentials.unwrap_or_else(own_credentials);
+        let credentials = message.control.credentials.unwrap_or_else(sender_credentials);
         let mut files = core::mem::take(&mut message.control.files);
         let mut sent = 0;
         while message.data.remaining() > 0 {
@@ -137,7 +137,7 @@ impl Endpoint {
     /// Sends one message of a datagram or sequenced-packet socket.
     pub(super) fn send_packet(self: &Arc<Self>, message: &mut Outgoing<'_, '_>) -> Result<usize> {
         let files = core::mem::take(&mut message.control.files);
-        let credentials = message.control.credentials.unwrap_or_else(own_credentials);
+        let credentials = message.control.credentials.unwrap_or_else(sender_credentials);
         let prepared = self.prepare_packet(message);
         let (peer, data) = match prepared {
             Ok(prepared) => prepared,

@@ -4,6 +4,7 @@ use alloc::{sync::Arc, vec::Vec};
 
 use abi::{Errno, Result, linux, net};
 use hal::UserAddr;
+use klib::credentials::Ids;
 
 use super::{
     super::{Call, file_io},
@@ -103,6 +104,23 @@ fn control_parts(bytes: &[u8]) -> Result<Vec<(u32, u32, &[u8])>> {
     Ok(parts)
 }
 
+/// Whether the sender may say that it is this (unix(7), SCM_CREDENTIALS): EPERM; EINVAL for no ids.
+fn check_claim(call: &Call<'_>, pid: i32, uid: u32, gid: u32) -> Result<()> {
+    if uid == u32::MAX || gid == u32::MAX {
+        return Err(Errno::EINVAL);
+    }
+    let who = call.thread.identity.own();
+    let is_one_of = |ids: &Ids, id| [ids.real, ids.effective, ids.saved].contains(&id);
+    if (pid == call.process().pid() || who.has(linux::CAP_SYS_ADMIN))
+        && (is_one_of(&who.user, uid) || who.has(linux::CAP_SETUID))
+        && (is_one_of(&who.group, gid) || who.has(linux::CAP_SETGID))
+    {
+        Ok(())
+    } else {
+        Err(Errno::EPERM)
+    }
+}
+
 /// Takes ancillary data from the program.
 fn read_control(call: &Call<'_>, at: UserAddr, len: usize) -> Result<Control> {
     let mut control = Control::default();
@@ -129,10 +147,11 @@ fn read_control(call: &Call<'_>, at: UserAddr, len: usize) -> Result<Control> {
                 let words = data.as_chunks::<4>().0;
                 let &[pid, uid, gid] = words else { return Err(Errno::EINVAL) };
                 let pid = i32::from_ne_bytes(pid);
+                let (uid, gid) = (u32::from_ne_bytes(uid), u32::from_ne_bytes(gid));
+                check_claim(call, pid, uid, gid)?;
                 if process::find(pid).is_none() {
                     return Err(Errno::ESRCH);
                 }
-                let (uid, gid) = (u32::from_ne_bytes(uid), u32::from_ne_bytes(gid));
                 control.credentials = Some(Credentials { pid, uid, gid });
             }
             (net::SOL_SOCKET, _) => return Err(Errno::EINVAL),
