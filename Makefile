@@ -2,6 +2,8 @@
 #
 # Variables of run-arm64: SCRIPT=file.py ARGS='its arguments' CPUS=4 MEM=1G CPU=cortex-a53 GIC=3
 # APPEND='kernel command line' QEMU_ARGS='-device virtio-rng-device'
+# Variables of test-cpython: ONLY='test_os test_asyncio' SYSTEM=piton|linux|both JOBS=2 LIMIT=seconds FRESH=1 FAILED=1
+# STALE=keep
 
 CARGO  ?= cargo
 BOARD  := $(CARGO) board
@@ -14,12 +16,16 @@ RUN = $(if $(SCRIPT),--script '$(SCRIPT)') $(if $(CPUS),--cpus '$(CPUS)') $(if $
       $(if $(CPU),--cpu '$(CPU)') $(if $(GIC),--gic '$(GIC)') $(if $(APPEND),--append '$(APPEND)') \
       $(foreach arg,$(QEMU_ARGS),--qemu-arg='$(arg)') $(if $(ARGS),-- $(ARGS))
 
+SUITE = $(if $(ONLY),--only '$(ONLY)') $(if $(SYSTEM),--system '$(SYSTEM)') $(if $(JOBS),--jobs '$(JOBS)') \
+        $(if $(LIMIT),--limit '$(LIMIT)') $(if $(FRESH),--fresh) $(if $(FAILED),--failed) \
+        $(if $(filter keep,$(STALE)),--keep-stale)
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup image-arm64 run-arm64 lint test fuzz bench clean
+.PHONY: help setup image-arm64 run-arm64 lint test test-cpython fuzz bench clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' Makefile | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' Makefile | awk -F'|' '{ printf "make %-13s %s\n", $$1, $$2 }'
 
 setup: ## find or install what is needed; the other targets do this first
 	@sh board/setup.sh
@@ -40,6 +46,9 @@ lint: setup ## formatting, clippy, who imports whom
 test: lint image-arm64 ## lint, host unit tests, then the tests that boot the image
 	@$(CARGO) test $(HOST) --exclude tests
 	@$(CARGO) test --no-fail-fast --package tests
+
+test-cpython: image-arm64 ## CPython's whole test suite on Piton and on Linux; ONLY= SYSTEM= JOBS= LIMIT= FRESH= FAILED= STALE=
+	@$(CARGO) run --release --quiet --package tests --bin test-cpython -- $(SUITE)
 
 fuzz: setup ## fuzz the device-tree view, the ELF loader and EROFS longer than `test` does; ITERATIONS=100000
 	@PITON_FUZZ_ITERATIONS=$(or $(ITERATIONS),100000) $(CARGO) test --package dtb --package klib \

@@ -2,8 +2,8 @@
 //!
 //! Both boot on the same machine (`virt`, one cortex-a72, 512 MiB) into the same root files and the same Python as
 //! process 1; the runs take turns, so that a host that is busy for a while slows all of them. What a figure counts is
-//! said at its row in [`rows`]; how each system is started in [`systems`]; [`initramfs`] turns Piton's root image into
-//! Linux's; [`figures`] has the statistics, the table and `build/bench.json`.
+//! said at its row in [`rows`]; how each system is started in [`systems`]; [`initramfs`]
+//! turns Piton's root image into Linux's; [`figures`] has the statistics, the table and `build/bench.json`.
 //!
 //! Linux is measured twice: as Debian ships it, and *lean*, without the protections that Piton does not have either.
 //! Debian's kernel separates its page tables from the user's when it is placed at a random address, and changing page
@@ -14,20 +14,19 @@
 #![forbid(unsafe_code)]
 
 mod figures;
-mod initramfs;
 mod rows;
 mod systems;
 
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use board::workspace;
 use lexopt::prelude::*;
-use tests::Guest;
 use tests::guest::{ANSWER, BOOT, PROMPT};
+use tests::{Guest, initramfs, linux};
 
 use figures::Figures;
 use systems::{Files, System};
@@ -38,10 +37,6 @@ const REPETITIONS: u32 = 5;
 const PROGRAM_LIMIT: Duration = Duration::from_secs(300);
 /// Memory of the machine, in MiB.
 const MEMORY_MIB: u64 = 512;
-/// The Debian package whose kernel is compared with.
-const LINUX_PACKAGE: &str = "linux-image-cloud-arm64";
-/// Where the kernel is in it: below /boot, or below /usr/lib/modules since Linux 7.
-const LINUX_FILE: &str = "**/vmlinuz*";
 /// Asks for the free memory without importing anything; put together so that the echo of the line does not match.
 const ASK_FREE: &str =
     "import os; print('free' + ':', os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'), ':' + 'end')\r";
@@ -65,8 +60,8 @@ enum Error {
     NoImage(PathBuf),
     /// The boot image has no root image, or one that cannot be read.
     Root(String),
-    /// Debian's kernel could not be fetched; the program that does it has said why.
-    Fetch,
+    /// Debian's kernel could not be fetched.
+    Fetch(String),
     /// A file operation failed.
     Io(PathBuf, std::io::Error),
     /// A machine printed something else than figures.
@@ -83,7 +78,7 @@ impl fmt::Display for Error {
             Self::Root(message) => {
                 write!(f, "the root image in the boot image: {message}; make it again with `make image-arm64`")
             }
-            Self::Fetch => write!(f, "Debian's kernel could not be fetched; `--only piton` measures without it"),
+            Self::Fetch(message) => write!(f, "{message}; `--only piton` measures without it"),
             Self::Io(path, source) => write!(f, "{}: {source}", path.display()),
             Self::Answer(system, text) => write!(f, "{}: no figures in {text:?}", system.title()),
         }
@@ -183,7 +178,7 @@ fn prepare(wishes: &Wishes) -> Result<Files, Error> {
     // Copies, because a build that runs meanwhile must not change what is measured.
     let files = Files {
         image: folder.join("kernel8.img"),
-        vmlinuz: workspace::root().join("build/cache/linux/arm64/vmlinuz"),
+        vmlinuz: PathBuf::new(),
         initramfs: folder.join("initramfs.cpio"),
         program: folder.join("program.py"),
         origin: None,
@@ -196,31 +191,14 @@ fn prepare(wishes: &Wishes) -> Result<Files, Error> {
     if wishes.systems.iter().all(|&system| system == System::Piton) {
         return Ok(files);
     }
-    let origin = Some(fetch_linux(&files.vmlinuz)?);
+    let (vmlinuz, origin) = linux::kernel().map_err(Error::Fetch)?;
     let image = fs::read(&files.image).map_err(at(&files.image))?;
     let root = board::image::find_root(&image)
         .and_then(|root| image.get(root))
         .ok_or_else(|| Error::Root("there is none".into()))?;
     let archive = initramfs::from_erofs(root, source.as_bytes()).map_err(|error| Error::Root(error.to_string()))?;
     fs::write(&files.initramfs, archive).map_err(at(&files.initramfs))?;
-    Ok(Files { origin, ..files })
-}
-
-/// Has Debian's kernel put there, and says which it is.
-fn fetch_linux(to: &Path) -> Result<String, Error> {
-    let output = Command::new(workspace::cargo())
-        .args(["run", "--quiet", "--package", "cpython", "--", "fetch"])
-        .args([LINUX_PACKAGE, "--file", LINUX_FILE, "--out"])
-        .arg(to)
-        .current_dir(workspace::root())
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(at(Path::new("cargo")))?;
-    if !output.status.success() {
-        return Err(Error::Fetch);
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    Ok(Files { vmlinuz, origin: Some(origin), ..files })
 }
 
 /// What the files tell without booting.

@@ -1,7 +1,7 @@
 //! The systems that are compared, and how each is started.
 //!
 //! All get the same QEMU command line from the `qemu-virt` board but for `-kernel`, `-initrd` and `-append`. Piton
-//! gets the program as `cargo board run --script` hands it over; in Linux's initramfs it is `/bench.py`. Either way it
+//! gets the program as `cargo board run --script` hands it over; in Linux's initramfs it is `/program`. Either way it
 //! runs in a fresh `python3 -X faulthandler` that is process 1, with the environment that Piton's kernel gives it.
 
 use std::ffi::OsString;
@@ -11,13 +11,13 @@ use std::path::PathBuf;
 use board::launch::Options;
 
 use crate::MEMORY_MIB;
-use crate::initramfs::PROGRAM;
+use tests::initramfs::PROGRAM;
 
 /// What the systems boot from.
 pub struct Files {
     /// Piton's boot image.
     pub image: PathBuf,
-    /// Debian's kernel.
+    /// Debian's kernel; an empty path when it is not wanted.
     pub vmlinuz: PathBuf,
     /// Piton's root files for Linux, with the program.
     pub initramfs: PathBuf,

@@ -29,6 +29,17 @@ pub const PROMPT: &str = "\n>>> ";
 /// How much of the output a failure shows, in bytes.
 const TAIL: usize = 3000;
 
+/// What comes next of a machine.
+#[derive(Debug)]
+pub enum Next {
+    /// A line, without its end.
+    Line(String),
+    /// Nothing in time.
+    Silence,
+    /// The machine has ended with this status.
+    End(u8),
+}
+
 /// A running machine.
 pub struct Guest {
     name: String,
@@ -122,6 +133,41 @@ impl Guest {
         self.wait_for(PROMPT, BOOT);
     }
 
+    /// The next whole line, for callers that go on when there is none within `limit`.
+    pub fn next_line(&mut self, limit: Duration) -> Next {
+        let deadline = Instant::now() + limit;
+        loop {
+            let rest = &self.text[self.matched..];
+            if let Some(at) = rest.iter().position(|&byte| byte == b'\n') {
+                let line = String::from_utf8_lossy(&rest[..at]).into_owned();
+                self.matched += at + 1;
+                return Next::Line(line);
+            }
+            match self.receive(deadline) {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Timeout) => return Next::Silence,
+                Err(RecvTimeoutError::Disconnected) => {
+                    let status = self.child.wait().expect("QEMU can be waited for");
+                    return Next::End(run::status_byte(status));
+                }
+            }
+        }
+    }
+
+    /// The last `limit` bytes of all that it has written so far.
+    #[must_use]
+    pub fn tail(&self, limit: usize) -> String {
+        String::from_utf8_lossy(&self.text[self.text.len().saturating_sub(limit)..]).into_owned()
+    }
+
+    /// Types text, if the machine still runs.
+    pub fn try_send(&mut self, text: &str) {
+        if let Some(input) = &mut self.input {
+            // What comes next says that it has ended.
+            let _ = input.write_all(text.as_bytes()).and_then(|()| input.flush());
+        }
+    }
+
     /// Types text.
     ///
     /// # Panics
@@ -193,13 +239,8 @@ impl Guest {
 
     /// Fails the test with the end of the output.
     fn fail(&self, message: &str) -> ! {
-        let tail = &self.text[self.text.len().saturating_sub(TAIL)..];
-        panic!(
-            "{}: {message}; the log is {}; its end:\n{}",
-            self.name,
-            log_path(&self.name).display(),
-            String::from_utf8_lossy(tail)
-        );
+        let (log, tail) = (log_path(&self.name), self.tail(TAIL));
+        panic!("{}: {message}; the log is {}; its end:\n{tail}", self.name, log.display());
     }
 }
 

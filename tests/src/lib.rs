@@ -9,11 +9,15 @@
 
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod guest;
 pub mod image;
+pub mod initramfs;
+pub mod linux;
 pub mod raw;
 pub mod screen;
 pub mod script;
+pub mod suite;
 pub mod tree;
 
 pub use guest::Guest;

@@ -2,14 +2,13 @@
 //!
 //! `programs/` has one Python program per area; they make system calls, good and bad ones, and print what came of each.
 //! What they print on Debian's Linux for arm64 is recorded in `expected/`; here they run on Piton and are compared. All
-//! run in one boot, packed into one archive that Python executes ([`archive`]); if the machine goes down in one, the
+//! run in one boot, packed into one archive that Python executes; if the machine goes down in one, the
 //! rest run in another boot. With `PITON_RECORD=1` they run on Linux instead and `expected/` is written ([`linux`]).
 //!
 //! A check that is known to differ stands in `known.toml` with the reason; one that no longer differs must leave it.
 
 #![forbid(unsafe_code)]
 
-mod archive;
 mod lines;
 mod linux;
 mod piton;
@@ -36,6 +35,12 @@ programs! {
 /// This folder.
 fn folder() -> PathBuf {
     workspace::root().join("tests/syscall")
+}
+
+/// The programs and what runs them as one file that Python executes.
+fn archive() -> Vec<u8> {
+    let folder = folder();
+    tests::archive::of_folders(&[(&folder, ""), (&folder.join("programs"), "programs/")])
 }
 
 /// Where the lines that a program prints on Linux are.

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use board::{run, workspace};
 use tests::guest;
 
-use crate::{archive, lines};
+use crate::lines;
 
 /// How long one boot may take, in seconds. Many times what it takes, for a busy host.
 const LIMIT: u32 = 900;
@@ -16,7 +16,7 @@ const LIMIT: u32 = 900;
 pub fn run(names: &[&str]) -> BTreeMap<String, Vec<String>> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let script = folder.path().join("syscall.pyz");
-    fs::write(&script, archive::make()).expect("the archive can be written");
+    fs::write(&script, crate::archive()).expect("the archive can be written");
     let log = guest::log_path("syscall");
     fs::create_dir_all(log.parent().expect("a folder")).expect("the log folder can be made");
     let mut console = Vec::new();

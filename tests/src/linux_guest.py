@@ -1,16 +1,23 @@
-"""Process 1 of the Linux guest: makes what Piton's kernel brings by itself, runs the programs, powers off."""
+"""Process 1 of the Linux guest: makes what Piton's kernel brings by itself, runs the program, powers off."""
 
 import ctypes
 import fcntl
 import os
+import socket
+import struct
 import termios
 
 libc = ctypes.CDLL(None, use_errno=True)
 
 # sys/mount.h
-MS_RDONLY, MS_REMOUNT, MS_BIND = 1, 32, 4096
+MS_RDONLY, MS_REMOUNT = 1, 32
+# linux/sockios.h, linux/if.h
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 # linux/reboot.h
 POWER_OFF = 0x4321FEDC
+
+# The folders that can be written to on Piton, with their permissions (kernel/src/fs/init.rs).
+WRITABLE = {"/tmp": 0o1777, "/run": 0o755, "/dev/shm": 0o1777, "/root": 0o700, "/var/tmp": 0o1777}
 
 
 def mount(kind, folder, source="none", flags=0, data=None):
@@ -24,15 +31,17 @@ def set_up():
     mount("sysfs", "/sys")
     mount("devtmpfs", "/dev")
     mount("devpts", "/dev/pts", data=b"ptmxmode=0666")
-    for folder in ("/tmp", "/run", "/dev/shm"):
-        mount("tmpfs", folder)
-    # On Piton the root image cannot be written to.
-    mount("none", "/usr", "/usr", MS_BIND)
-    mount("none", "/usr", flags=MS_BIND | MS_REMOUNT | MS_RDONLY)
+    for folder, mode in WRITABLE.items():
+        mount("tmpfs", folder, data=b"mode=%o" % mode)
     os.symlink("/proc/self/fd", "/dev/fd")
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         os.symlink(f"/proc/self/fd/{number}", f"/dev/{name}")
     libc.sethostname(b"piton", 5)
+    with socket.socket() as any_socket:
+        # struct ifreq: the name and the flags.
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
+    # On Piton the root image cannot be written to.
+    mount("none", "/", flags=MS_REMOUNT | MS_RDONLY)
 
 
 def run(arguments):

@@ -1,16 +1,21 @@
 //! Piton's root image as an initramfs for Linux: the same files, with the program and the devices it needs.
 //!
+//! [`fingerprint`] tells whether two root images are the same to a program that runs on Linux.
+//!
 //! The archive is in the `newc` form (Linux `driver-api/early-userspace/buffer-format.rst`) and not compressed, which
 //! is the fastest for Linux to unpack. The device nodes spare mounting devtmpfs: nothing runs before Python.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write};
 
 use cpio::newc::{Builder, trailer};
 use klib::erofs::{Erofs, ErofsError, FileKind, Inode};
 
 /// Where the program is, from the root.
-pub const PROGRAM: &str = "bench.py";
+pub const PROGRAM: &str = "program";
+/// What of a root image belongs to Piton, so that nothing else looks at it.
+const OWN: &[&str] = &["usr/lib/python3/dist-packages/piton", "etc/piton"];
 
 /// `S_IFCHR | 0666`, inode(7).
 const CHARACTER_DEVICE: u32 = 0o020_666;
@@ -62,8 +67,54 @@ impl From<io::Error> for Error {
 /// # Errors
 /// The image cannot be read, or has a file that does not fit the format.
 pub fn from_erofs(image: &[u8], program: &[u8]) -> Result<Vec<u8>, Error> {
-    let erofs = Erofs::new(image)?;
     let mut archive = Archive::default();
+    walk(image, &mut |erofs, path, inode| {
+        let about = Builder::new(path)
+            .mode(u32::from(inode.mode))
+            .uid(inode.uid)
+            .gid(inode.gid)
+            .mtime(u32::try_from(inode.mtime).unwrap_or(u32::MAX));
+        match inode.kind() {
+            FileKind::Directory => archive.add(about.nlink(2), &[])?,
+            FileKind::Regular | FileKind::Symlink => archive.add(about, &contents(erofs, inode)?)?,
+            // The root image has none; those that are wanted follow.
+            _ => {}
+        }
+        Ok(())
+    })?;
+    for &(path, major, minor) in DEVICES {
+        let about = Builder::new(path).mode(CHARACTER_DEVICE);
+        archive.add(about.rdev_major(major).rdev_minor(minor), &[])?;
+    }
+    archive.add(Builder::new(PROGRAM).mode(REGULAR_FILE), program)?;
+    Ok(trailer(archive.bytes)?)
+}
+
+/// A number for all files of an EROFS image but Piton's own Python modules. It is the same for the same files as long
+/// as the compiler's standard library is.
+///
+/// # Errors
+/// The image cannot be read.
+pub fn fingerprint(image: &[u8]) -> Result<u64, Error> {
+    let mut hasher = DefaultHasher::new();
+    walk(image, &mut |erofs, path, inode| {
+        if !OWN.iter().any(|own| path.starts_with(own)) {
+            (path, inode.mode, inode.uid, inode.gid).hash(&mut hasher);
+            if matches!(inode.kind(), FileKind::Regular | FileKind::Symlink) {
+                contents(erofs, inode)?.hash(&mut hasher);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(hasher.finish())
+}
+
+/// What is done with each file of an image: gets the image, the path from the root and the inode.
+type Visit<'a> = dyn FnMut(&Erofs<'_>, &str, &Inode) -> Result<(), Error> + 'a;
+
+/// Visits all files of an image, each directory before what is in it: Linux makes no parents.
+fn walk(image: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
+    let erofs = Erofs::new(image)?;
     let mut pending = vec![(String::new(), erofs.root()?)];
     while let Some((folder, inode)) = pending.pop() {
         for (name, nid) in entries(&erofs, &inode)? {
@@ -72,31 +123,13 @@ pub fn from_erofs(image: &[u8], program: &[u8]) -> Result<Vec<u8>, Error> {
                 folder => format!("{folder}/{name}"),
             };
             let child = erofs.inode(nid)?;
-            let about = Builder::new(&path)
-                .mode(u32::from(child.mode))
-                .uid(child.uid)
-                .gid(child.gid)
-                .mtime(u32::try_from(child.mtime).unwrap_or(u32::MAX));
-            match child.kind() {
-                FileKind::Directory => {
-                    // Before what is in it: Linux makes no parents.
-                    archive.add(about.nlink(2), &[])?;
-                    pending.push((path, child));
-                }
-                FileKind::Regular | FileKind::Symlink => {
-                    archive.add(about, &contents(&erofs, &child)?)?;
-                }
-                // The root image has none; those that are wanted follow.
-                _ => {}
+            visit(&erofs, &path, &child)?;
+            if child.kind() == FileKind::Directory {
+                pending.push((path, child));
             }
         }
     }
-    for &(path, major, minor) in DEVICES {
-        let about = Builder::new(path).mode(CHARACTER_DEVICE);
-        archive.add(about.rdev_major(major).rdev_minor(minor), &[])?;
-    }
-    archive.add(Builder::new(PROGRAM).mode(REGULAR_FILE), program)?;
-    Ok(trailer(archive.bytes)?)
+    Ok(())
 }
 
 /// Names and inode numbers in a directory, without `.` and `..`.
@@ -149,6 +182,7 @@ mod tests {
     #[test]
     fn archive_of_no_image_is_an_error() {
         assert!(matches!(from_erofs(&[0; 8192], b""), Err(Error::Image(ErofsError::Magic(0)))));
+        assert!(matches!(fingerprint(&[0; 8192]), Err(Error::Image(ErofsError::Magic(0)))));
     }
 
     #[test]
