@@ -5,9 +5,9 @@
 //! held for short, never across a switch, a user copy or another subsystem's callback unless the lock order below says
 //! so.
 //!
-//! Lock order, outermost first: process, fd table, dentry, inode, socket or pipe, address space, wait queue, timer
-//! queue, run queue, log, heap, kernel page table, frame allocator. So nobody allocates memory or logs while holding one
-//! of the last two.
+//! Lock order, outermost first: process, fd table, dentry, inode, socket or pipe, list of who maps a file, address
+//! space, wait queue, timer queue, run queue, log, heap, kernel page table, frame allocator. So nobody allocates memory
+//! or logs while holding one of the last two.
 
 use core::ops::{Deref, DerefMut};
 
@@ -17,6 +17,8 @@ use crate::arch::Arch;
 
 /// A spin lock that leaves interrupts on: for long work on what no interrupt handler touches.
 pub type PlainLock<T> = spin::Mutex<T>;
+/// A held [`PlainLock`].
+pub type PlainGuard<'a, T> = spin::MutexGuard<'a, T>;
 
 pub use spin::{LazyLock as Lazy, Once};
 

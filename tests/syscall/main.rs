@@ -29,7 +29,8 @@ macro_rules! programs {
 }
 
 programs! {
-    credentials elf files limits memory paths pipes poll processes procfs signals terminals threads times unix_sockets
+    attributes credentials elf files limits mappings memory paths pipes poll processes procfs signals splice terminals
+    threads times unix_sockets watches
 }
 
 /// This folder.

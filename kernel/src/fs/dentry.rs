@@ -13,9 +13,9 @@
 use alloc::{boxed::Box, collections::BTreeMap, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use abi::{Errno, Result};
+use abi::{Errno, Result, linux};
 
-use super::{FileKind, Inode, path::Path};
+use super::{FileKind, Inode, notify, path::Path};
 use crate::sync::IrqLock;
 
 /// The most absent names a directory remembers.
@@ -213,14 +213,16 @@ impl Dentry {
 
     fn add(self: &Arc<Self>, name: &[u8], make: impl FnOnce() -> Result<Arc<dyn Inode>>) -> Result<Arc<Self>> {
         let keep = self.inode.names_are_constant();
-        self.change(
+        let dentry = self.change(
             || Ok(Self::with_place(make()?, name, Some(self.clone()))),
             |children, dentry| {
                 if keep {
                     children.put(name, Child::Present(dentry.clone()));
                 }
             },
-        )
+        )?;
+        notify::entry(&self.inode, name, linux::IN_CREATE, dentry.kind, 0);
+        Ok(dentry)
     }
 
     /// Makes a file; see [`Inode::create`].
@@ -237,6 +239,7 @@ impl Dentry {
     pub fn link(self: &Arc<Self>, name: &[u8], target: &Arc<dyn Inode>) -> Result<Arc<Self>> {
         self.add(name, || {
             self.inode.link(name, target)?;
+            notify::inode(target, linux::IN_ATTRIB);
             Ok(target.clone())
         })
     }
@@ -258,7 +261,12 @@ impl Dentry {
                 drop(known);
             },
         )?;
+        if !directory {
+            notify::inode(&known.inode, linux::IN_ATTRIB);
+        }
+        let kind = known.kind;
         drop(known);
+        notify::entry(&self.inode, name, linux::IN_DELETE, kind, 0);
         Ok(())
     }
 
@@ -282,7 +290,7 @@ impl Dentry {
             Err(Errno::ENOENT) if !exchange => None,
             Err(error) => return Err(error),
         };
-        let _moving = MOVING.lock();
+        let moving = MOVING.lock();
         if source.contains(new_parent) {
             return Err(Errno::EINVAL);
         }
@@ -318,10 +326,30 @@ impl Dentry {
         };
         settle(self, name, target.as_ref().filter(|_| exchange));
         settle(new_parent, new_name, Some(&source));
-        if let (Ok(()), Some(target), false) = (result, &target, exchange) {
+        result?;
+        if let (Some(target), false) = (&target, exchange) {
             target.deleted.store(true, Ordering::Relaxed);
         }
-        result
+        drop(moving);
+        let moved = |from: &Arc<Self>, name: &[u8], to: &Arc<Self>, new_name: &[u8], what: &Arc<Self>| {
+            let cookie = notify::new_cookie();
+            notify::entry(&from.inode, name, linux::IN_MOVED_FROM, what.kind, cookie);
+            notify::entry(&to.inode, new_name, linux::IN_MOVED_TO, what.kind, cookie);
+        };
+        moved(self, name, new_parent, new_name, &source);
+        match &target {
+            Some(target) if exchange => {
+                notify::inode(&source.inode, linux::IN_MOVE_SELF);
+                moved(new_parent, new_name, self, name, target);
+                notify::inode(&target.inode, linux::IN_MOVE_SELF);
+            }
+            Some(target) => {
+                notify::inode(&target.inode, linux::IN_ATTRIB);
+                notify::inode(&source.inode, linux::IN_MOVE_SELF);
+            }
+            None => notify::inode(&source.inode, linux::IN_MOVE_SELF),
+        }
+        Ok(())
     }
 
     /// Makes `mount` what is found here from now on, and keeps this dentry for good.
@@ -331,6 +359,12 @@ impl Dentry {
         }
         *self.mounted.lock() = Some(mount);
         self.is_mount_point.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for Dentry {
+    fn drop(&mut self) {
+        notify::place_forgotten(&self.inode);
     }
 }
 

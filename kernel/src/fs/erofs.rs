@@ -18,7 +18,7 @@ use klib::erofs::{self, Erofs, ErofsError};
 
 use super::{
     DirectoryEntry, FileKind, FileOps, FileSystemStatus, FileTime, Inode, Metadata, OpenFlags, ReadBuffer, devfs,
-    virtual_files::next_device,
+    extended_attributes, virtual_files::next_device,
 };
 use crate::{
     mm::{PAGE_SIZE, frames::FrameRef, object::VmObject},
@@ -173,6 +173,12 @@ impl Inode for ErofsInode {
             files: self.fs.image.inode_count(),
             read_only: true,
         }
+    }
+
+    /// The images that are made for this kernel have no extended attributes; any name answers as one that is not set.
+    fn extended_attribute(&self, name: &[u8]) -> Result<Vec<u8>> {
+        extended_attributes::check_name(name)?;
+        Err(Errno::ENODATA)
     }
 
     fn names_are_constant(&self) -> bool {

@@ -9,10 +9,12 @@ pub mod devfs;
 pub mod epoll;
 pub mod erofs;
 pub mod eventfd;
+pub mod extended_attributes;
 pub mod fd_table;
 pub mod init;
 pub mod io_buffer;
 pub mod locks;
+pub mod notify;
 pub mod open_file;
 pub mod path;
 pub mod permission;
@@ -56,6 +58,8 @@ pub enum FileKind {
     Fifo,
     /// S_IFSOCK.
     Socket,
+    /// No S_IF at all: what exists only as a descriptor.
+    Anonymous,
 }
 
 impl FileKind {
@@ -69,6 +73,7 @@ impl FileKind {
             Self::Regular => 0o100_000,
             Self::Symlink => 0o120_000,
             Self::Socket => 0o140_000,
+            Self::Anonymous => 0,
         }
     }
 
@@ -154,11 +159,11 @@ impl Metadata {
     }
 }
 
-/// What fstat(2) tells of files that exist only as descriptors and share one inode: event counters, timers, epoll
-/// instances. Linux gives them no kind at all; a character device comes nearest: readable, with neither size nor name.
+/// What fstat(2) tells of files that exist only as descriptors and share one inode: event counters, timers, epoll and
+/// inotify instances.
 pub const fn anonymous_metadata() -> Metadata {
     const ANONYMOUS_DEVICE: u64 = 13;
-    Metadata::new(ANONYMOUS_DEVICE, 1, FileKind::CharDevice, 0o600)
+    Metadata::new(ANONYMOUS_DEVICE, 1, FileKind::Anonymous, 0o600)
 }
 
 /// What a change of attributes asks for (chmod, chown, utimensat); `None` leaves a field alone.
@@ -315,6 +320,30 @@ pub trait Inode: core::any::Any + Send + Sync {
     /// fallocate(2); `mode` has FALLOC_FL_ bits.
     fn allocate(&self, mode: u32, offset: u64, len: u64) -> Result<()> {
         let _ = (mode, offset, len);
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// The value of an extended attribute (xattr(7)). ENODATA where there is none, EOPNOTSUPP where the file system
+    /// does not store any of the name's kind.
+    fn extended_attribute(&self, name: &[u8]) -> Result<Vec<u8>> {
+        let _ = name;
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// The names of all extended attributes, each with a NUL behind it.
+    fn extended_attribute_names(&self) -> Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
+    /// Sets an extended attribute; `flags` are XATTR_CREATE and XATTR_REPLACE.
+    fn set_extended_attribute(&self, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
+        let _ = (name, value, flags);
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Removes an extended attribute.
+    fn remove_extended_attribute(&self, name: &[u8]) -> Result<()> {
+        let _ = name;
         Err(Errno::EOPNOTSUPP)
     }
 

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use abi::{Errno, Result, linux};
 use hal::UserAddr;
 
-use super::{FileOps, Inode, Metadata, PollEvents, PollTable, ReadBuffer, WriteBuffer, locks, path::Path};
+use super::{FileOps, Inode, Metadata, PollEvents, PollTable, ReadBuffer, WriteBuffer, locks, notify, path::Path};
 use crate::sync::IrqLock;
 
 /// The flags of open(2) that live with the open file or matter while opening.
@@ -132,6 +132,20 @@ impl OpenFile {
         self.ops.as_any().downcast_ref()
     }
 
+    /// Something was done to the file through this description: tells who watches it.
+    pub fn notify(&self, event: u32) {
+        if let Some(path) = &self.path {
+            notify::path(path, event);
+        }
+    }
+
+    fn transferred(&self, result: Result<usize>, event: u32) -> Result<usize> {
+        if result.is_ok_and(|bytes| bytes > 0) {
+            self.notify(event);
+        }
+        result
+    }
+
     /// read(2) and readv(2).
     pub fn read(&self, buffer: &mut ReadBuffer<'_>) -> Result<usize> {
         if !self.flags().readable() {
@@ -139,12 +153,12 @@ impl OpenFile {
         }
         buffer.check()?;
         if !self.ops.is_seekable() {
-            return self.ops.read(self, &mut 0, buffer);
+            return self.transferred(self.ops.read(self, &mut 0, buffer), linux::IN_ACCESS);
         }
         let mut position = *self.position.lock();
         let result = self.ops.read(self, &mut position, buffer);
         *self.position.lock() = position;
-        result
+        self.transferred(result, linux::IN_ACCESS)
     }
 
     /// write(2) and writev(2).
@@ -154,7 +168,7 @@ impl OpenFile {
         }
         buffer.check()?;
         if !self.ops.is_seekable() {
-            return self.ops.write(self, &mut 0, buffer);
+            return self.transferred(self.ops.write(self, &mut 0, buffer), linux::IN_MODIFY);
         }
         let mut position = *self.position.lock();
         if self.flags().contains(linux::O_APPEND)
@@ -164,7 +178,7 @@ impl OpenFile {
         }
         let result = self.ops.write(self, &mut position, buffer);
         *self.position.lock() = position;
-        result
+        self.transferred(result, linux::IN_MODIFY)
     }
 
     /// pread(2) and preadv(2).
@@ -176,7 +190,7 @@ impl OpenFile {
             return Err(Errno::ESPIPE);
         }
         buffer.check()?;
-        self.ops.read(self, &mut { offset }, buffer)
+        self.transferred(self.ops.read(self, &mut { offset }, buffer), linux::IN_ACCESS)
     }
 
     /// pwrite(2) and pwritev(2). As on Linux, O_APPEND wins over the offset.
@@ -193,7 +207,7 @@ impl OpenFile {
             Some(inode) if append => inode.metadata().size,
             _ => offset,
         };
-        self.ops.write(self, &mut position, buffer)
+        self.transferred(self.ops.write(self, &mut position, buffer), linux::IN_MODIFY)
     }
 
     /// The file position.
@@ -239,5 +253,8 @@ impl Drop for OpenFile {
         locks::release_description_locks(self);
         let ops = self.ops.clone();
         ops.released(self);
+        if !self.flags().contains(linux::O_PATH) {
+            self.notify(if self.flags().writable() { linux::IN_CLOSE_WRITE } else { linux::IN_CLOSE_NOWRITE });
+        }
     }
 }

@@ -255,6 +255,31 @@ pub fn check_times(inode: &dyn Inode, now: bool) -> Result<()> {
     }
 }
 
+/// Whether the running thread may ask for an extended attribute, or `change` it (xattr(7)): user attributes go with the
+/// content, a sticky directory's with its owner; the others are CAP_SYS_ADMIN's to change, and `trusted.` ones to see.
+/// EROFS, EACCES, EPERM; ENODATA for what may not be seen.
+pub fn check_attribute(inode: &dyn Inode, name: &[u8], change: bool) -> Result<()> {
+    if change && inode.status().read_only {
+        return Err(Errno::EROFS);
+    }
+    let metadata = inode.metadata();
+    if !name.starts_with(b"user.") {
+        let hidden = name.starts_with(b"trusted.");
+        let free = !hidden && !change || acting().has(linux::CAP_SYS_ADMIN);
+        return if free { Ok(()) } else { Err(if change { Errno::EPERM } else { Errno::ENODATA }) };
+    }
+    match metadata.kind {
+        FileKind::Regular => {}
+        FileKind::Directory => {
+            if change && metadata.permissions & linux::S_ISVTX != 0 {
+                check_owner(inode)?;
+            }
+        }
+        _ => return Err(if change { Errno::EPERM } else { Errno::ENODATA }),
+    }
+    check(inode, if change { WRITE } else { READ })
+}
+
 /// The content of a file changed: who may not set ids on files leaves none behind (inode(7)).
 pub fn content_changed(inode: &dyn Inode) {
     const SET_IDS: u32 = linux::S_ISUID | linux::S_ISGID;

@@ -11,6 +11,7 @@ use hal::UserAddr;
 
 use super::{
     DirectoryEntry, FileKind, FileOps, Inode, OpenFile, OpenFlags, PollEvents, PollTable, ReadBuffer, WriteBuffer,
+    notify,
     path::Path,
     permission::{self, READ, WRITE},
 };
@@ -72,6 +73,10 @@ fn open_with(path: Path, flags: OpenFlags, check: bool) -> Result<Arc<OpenFile>>
     if truncate {
         permission::content_changed(&**path.inode());
         path.inode().truncate(0)?;
+    }
+    notify::path(&path, linux::IN_OPEN);
+    if truncate {
+        notify::path(&path, linux::IN_MODIFY);
     }
     Ok(OpenFile::new(ops, path, flags))
 }

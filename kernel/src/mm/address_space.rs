@@ -1,6 +1,9 @@
 //! A program's address space: its mappings and page table, and mmap(2) and its relatives on them.
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::{
+    sync::{Arc, Weak},
+    vec::Vec,
+};
 use core::{
     ops::Range,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -17,12 +20,13 @@ use super::{
     fault::FaultOutcome,
     frames::FrameRef,
     kernel_space::Tables,
-    mapping::{Mapping, MappingInfo, Protection, Purpose, Source},
+    mapping::{Mapping, MappingInfo, OnFork, Protection, Purpose, Source},
+    object::Mappers,
     page_up,
 };
 use crate::{
     arch::{Arch, PageFormat},
-    sync::{IrqLock, PlainLock},
+    sync::{IrqLock, PlainGuard, PlainLock},
 };
 
 /// The lowest address a mapping may have (vm.mmap_min_addr): NULL and its neighbours always fault.
@@ -64,6 +68,7 @@ pub struct AddressSpace {
     layout: IrqLock<Layout>,
     /// Whether others of the same user may look into it (PR_SET_DUMPABLE).
     dumpable: AtomicBool,
+    this: Weak<Self>,
 }
 
 /// Hands out address-space numbers. When they run out, all translations go and numbering starts anew; who runs with
@@ -103,12 +108,13 @@ impl AddressSpace {
         let table = PageTable::new(&mut Tables).ok_or(Errno::ENOMEM)?;
         let root = PhysAddr::new(table.root());
         let inner = Inner { map: RangeMap::new(), table, resident: 0, brk: 0..0, top: Arch::USER_END };
-        Ok(Arc::new(Self {
+        Ok(Arc::new_cyclic(|this| Self {
             inner: PlainLock::new(inner),
             root,
             id: AtomicU64::new(0),
             layout: IrqLock::new(Layout::default()),
             dumpable: AtomicBool::new(true),
+            this: this.clone(),
         }))
     }
 
@@ -180,6 +186,9 @@ impl AddressSpace {
     /// mmap(2): makes a mapping and returns its address.
     pub fn map(&self, request: MapRequest) -> Result<u64> {
         let len = page_up(request.len).filter(|len| *len > 0).ok_or(Errno::ENOMEM)?;
+        if let Some(mappers) = request.mapping.source.mappers() {
+            mappers.join(&self.this);
+        }
         let replaced = {
             let mut inner = self.inner.lock();
             inner.check_room()?;
@@ -236,6 +245,43 @@ impl AddressSpace {
         frames
     }
 
+    /// An object has given up the pages with these numbers: takes those out that are mapped here and that `chosen`
+    /// names.
+    pub(super) fn unmap_object(&self, mappers: &Mappers, pages: Range<u64>, chosen: &dyn Fn(u64, PhysAddr) -> bool) {
+        const PAGE: u64 = PAGE_SIZE as u64;
+        let frames = {
+            let mut inner = self.inner.lock();
+            let mut doomed = Vec::new();
+            for (range, mapping) in inner.map.iter() {
+                let Source::Object { offset, .. } = &mapping.source else { continue };
+                if !mapping.source.mappers().is_some_and(|other| core::ptr::eq(other, mappers)) {
+                    continue;
+                }
+                let first = offset / PAGE;
+                let start = pages.start.max(first);
+                let end = pages.end.min(first + (range.end - range.start) / PAGE);
+                if start < end {
+                    doomed.push((start, range.start + (start - first) * PAGE..range.start + (end - first) * PAGE));
+                }
+            }
+            let mut frames = Vec::new();
+            for (first, range) in doomed {
+                let mut found = Vec::new();
+                let start = range.start;
+                inner.table.visit(&Tables, range, |at, _, leaf| {
+                    if chosen(first + (at - start) / PAGE, PhysAddr::new(leaf.pa)) {
+                        found.push(at);
+                    }
+                });
+                for at in found {
+                    frames.extend(self.take_pages(&mut inner, at..at + PAGE));
+                }
+            }
+            frames
+        };
+        drop(frames);
+    }
+
     /// munmap(2).
     pub fn unmap(&self, range: Range<u64>) -> Result<()> {
         let frames = {
@@ -252,16 +298,92 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// madvise(2) with MADV_DONTNEED: pages go; private ones read as at first again. ENOMEM where nothing is mapped.
-    pub fn discard(&self, range: Range<u64>) -> Result<()> {
-        let frames = {
+    /// madvise(2) with MADV_DONTNEED: pages go; private ones read as at first again. With `private_only`, as MADV_FREE
+    /// is, EINVAL where something else than private memory without a file is there. What is mapped of the range is
+    /// dealt with even where the answer is ENOMEM, because not all of it is.
+    pub fn discard(&self, range: Range<u64>, private_only: bool) -> Result<()> {
+        let mut frames = Vec::new();
+        let outcome = {
             let mut inner = self.inner.lock();
-            if !inner.map.covered(range.clone()) {
-                return Err(Errno::ENOMEM);
+            let mut pieces = Vec::new();
+            let mut outcome = if inner.map.covered(range.clone()) { Ok(()) } else { Err(Errno::ENOMEM) };
+            for (piece, mapping) in inner.map.iter_range(range.clone()) {
+                if private_only && (mapping.shared || !matches!(mapping.source, Source::Anonymous)) {
+                    outcome = Err(Errno::EINVAL);
+                    break;
+                }
+                pieces.push(piece.start.max(range.start)..piece.end.min(range.end));
             }
-            self.take_pages(&mut inner, range)
+            for piece in pieces {
+                frames.extend(self.take_pages(&mut inner, piece));
+            }
+            outcome
         };
         drop(frames);
+        outcome
+    }
+
+    /// madvise(2) with MADV_REMOVE: makes holes in the mapped objects. EINVAL where there is none, EACCES where the
+    /// mapping may not be written to or is private.
+    pub fn punch(&self, range: Range<u64>) -> Result<()> {
+        let mut pieces = Vec::new();
+        let covered = {
+            let inner = self.inner.lock();
+            for (piece, mapping) in inner.map.iter_range(range.clone()) {
+                let Source::Object { object, offset, .. } = &mapping.source else {
+                    pieces.push(Err(Errno::EINVAL));
+                    break;
+                };
+                if !mapping.shared || !mapping.may_write {
+                    pieces.push(Err(Errno::EACCES));
+                    break;
+                }
+                let first = piece.start.max(range.start);
+                let start = offset + (first - piece.start);
+                pieces.push(Ok((object.clone(), start..start + (piece.end.min(range.end) - first))));
+            }
+            inner.map.covered(range)
+        };
+        for piece in pieces {
+            let (object, bytes) = piece?;
+            object.punch(bytes)?;
+        }
+        if covered { Ok(()) } else { Err(Errno::ENOMEM) }
+    }
+
+    /// madvise(2) about fork. EINVAL where what is to be wiped is not private memory without a file, ENOMEM where not
+    /// all is mapped.
+    pub fn set_on_fork(&self, range: Range<u64>, on_fork: OnFork) -> Result<()> {
+        let mut inner = self.inner.lock();
+        inner.check_room()?;
+        let private = |mapping: &Mapping| !mapping.shared && matches!(mapping.source, Source::Anonymous);
+        if on_fork == OnFork::Wipe && !inner.map.iter_range(range.clone()).all(|(_, mapping)| private(mapping)) {
+            return Err(Errno::EINVAL);
+        }
+        let covered = inner.map.covered(range.clone());
+        inner.map.update(range, |mapping| mapping.on_fork = on_fork);
+        if covered { Ok(()) } else { Err(Errno::ENOMEM) }
+    }
+
+    /// Makes the pages of a range present (MAP_POPULATE, madvise(2)). ENOMEM where nothing is mapped or no memory is
+    /// left, EINVAL where the access is not allowed, EFAULT behind the end of a file.
+    pub fn populate(&self, range: Range<u64>, access: FaultAccess) -> Result<()> {
+        for page in range.step_by(PAGE_SIZE) {
+            let present = {
+                let inner = self.inner.lock();
+                let wanted = if access == FaultAccess::Write { PageFlags::WRITE } else { PageFlags::READ };
+                inner.table.lookup(&Tables, page).is_some_and(|(_, _, flags)| flags.contains(wanted | PageFlags::USER))
+            };
+            if present {
+                continue;
+            }
+            match self.fault(UserAddr::new(page), access) {
+                FaultOutcome::Resolved => {}
+                FaultOutcome::NotMapped | FaultOutcome::OutOfMemory => return Err(Errno::ENOMEM),
+                FaultOutcome::Forbidden => return Err(Errno::EINVAL),
+                FaultOutcome::BeyondEnd => return Err(Errno::EFAULT),
+            }
+        }
         Ok(())
     }
 
@@ -307,6 +429,7 @@ impl AddressSpace {
                     shared: false,
                     may_write: true,
                     purpose: Purpose::Heap,
+                    on_fork: OnFork::Copy,
                     source: Source::Anonymous,
                 };
                 if inner.map.insert(old_page..new_page, mapping).is_err() {
@@ -390,19 +513,47 @@ impl AddressSpace {
         Ok(address)
     }
 
+    /// Makes `child` known to every object that is mapped here, which it must be before pages are copied (see
+    /// [`Mappers`]), and locks this address space.
+    fn lock_with_child_joined(&self, child: &Self) -> PlainGuard<'_, Inner> {
+        let mut joined: Vec<Source> = Vec::new();
+        loop {
+            let inner = self.inner.lock();
+            let is_new = |source: &&Source| {
+                let same = |other: &Source| match (source.mappers(), other.mappers()) {
+                    (Some(one), Some(other)) => core::ptr::eq(one, other),
+                    _ => false,
+                };
+                source.mappers().is_some() && !joined.iter().any(same)
+            };
+            let new: Vec<Source> =
+                inner.map.iter().map(|(_, mapping)| &mapping.source).filter(is_new).cloned().collect();
+            if new.is_empty() {
+                return inner;
+            }
+            // An object's list is locked before any address space, so this starts over.
+            drop(inner);
+            new.iter().filter_map(Source::mappers).for_each(|mappers| mappers.join(&child.this));
+            joined.extend(new);
+        }
+    }
+
     /// fork(2): a copy that shares all private pages until one side writes. ENOMEM.
     pub fn fork(&self) -> Result<Arc<Self>> {
         let child = Self::new()?;
         *child.layout.lock() = self.layout();
         child.set_dumpable(self.is_dumpable());
         let result = {
-            let inner = self.inner.lock();
+            let inner = self.lock_with_child_joined(&child);
             let mut other = child.inner.lock();
             other.brk = inner.brk.clone();
             other.top = inner.top;
             let mut result = Ok(());
-            for (range, mapping) in inner.map.iter() {
+            for (range, mapping) in inner.map.iter().filter(|(_, mapping)| mapping.on_fork != OnFork::Leave) {
                 other.map.insert(range.clone(), mapping.clone()).map_err(|_| Errno::ENOMEM)?;
+                if mapping.on_fork == OnFork::Wipe {
+                    continue;
+                }
                 let mut shared_pages = 0;
                 result = inner.table.clone_range(&mut Tables, &other.table, range, |_, _, leaf| {
                     // SAFETY: borrows the parent's reference to make another, which the child's entry keeps.

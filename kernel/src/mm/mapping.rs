@@ -1,11 +1,16 @@
 //! One mapping of an address space: what mmap(2) made.
 
 use alloc::{collections::BTreeMap, string::String, sync::Arc};
+use core::ops::Range;
 
 use abi::{Errno, linux};
 use klib::{page_table::PageFlags, range_map::RangeValue};
 
-use super::{PAGE_SIZE, frames::FrameRef, object::VmObject};
+use super::{
+    PAGE_SIZE,
+    frames::FrameRef,
+    object::{Mappers, VmObject, WriteGrant},
+};
 use crate::{fs::path::Path, sync::IrqLock};
 
 /// What a program may do with a mapping.
@@ -58,6 +63,17 @@ pub enum Purpose {
     ClockData,
 }
 
+/// What a child of fork(2) gets of a mapping (madvise(2)).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnFork {
+    /// The same memory.
+    Copy,
+    /// Nothing (MADV_DONTFORK).
+    Leave,
+    /// Zeroes (MADV_WIPEONFORK).
+    Wipe,
+}
+
 /// Where a mapping's pages come from.
 #[derive(Clone)]
 pub enum Source {
@@ -71,7 +87,19 @@ pub enum Source {
         offset: u64,
         /// The mapped file.
         path: Option<Path>,
+        /// Of a shared mapping that is or may become writable.
+        _grant: Option<Arc<WriteGrant>>,
     },
+}
+
+impl Source {
+    /// Who else has the object mapped, where its pages can go away.
+    pub fn mappers(&self) -> Option<&Mappers> {
+        match self {
+            Self::Anonymous => None,
+            Self::Object { object, .. } => object.mappers(),
+        }
+    }
 }
 
 /// One mapping.
@@ -85,6 +113,8 @@ pub struct Mapping {
     pub may_write: bool,
     /// What for.
     pub purpose: Purpose,
+    /// What a child gets.
+    pub on_fork: OnFork,
     /// Where pages come from.
     pub source: Source,
 }
@@ -103,6 +133,7 @@ impl RangeValue for Mapping {
             && self.shared == next.shared
             && self.may_write == next.may_write
             && self.purpose == next.purpose
+            && self.on_fork == next.on_fork
             && match (&self.source, &next.source) {
                 (Source::Anonymous, Source::Anonymous) => true,
                 (
@@ -117,7 +148,7 @@ impl RangeValue for Mapping {
 /// A mapping as /proc/PID/maps shows it.
 pub struct MappingInfo {
     /// Addresses.
-    pub range: core::ops::Range<u64>,
+    pub range: Range<u64>,
     /// PROT_READ.
     pub readable: bool,
     /// PROT_WRITE.
@@ -138,7 +169,7 @@ pub struct MappingInfo {
 
 impl MappingInfo {
     /// Describes a mapping.
-    pub fn new(range: core::ops::Range<u64>, mapping: &Mapping) -> Self {
+    pub fn new(range: Range<u64>, mapping: &Mapping) -> Self {
         let (mut offset, mut device, mut inode) = (0, 0, 0);
         let name = match (mapping.purpose, &mapping.source) {
             (Purpose::Heap, _) => "[heap]".into(),
@@ -176,12 +207,13 @@ impl MappingInfo {
 pub struct SharedMemory {
     pages: IrqLock<BTreeMap<u64, FrameRef>>,
     len: u64,
+    mappers: Mappers,
 }
 
 impl SharedMemory {
     /// `len` bytes of zeroes.
     pub fn new(len: u64) -> Arc<Self> {
-        Arc::new(Self { pages: IrqLock::new(BTreeMap::new()), len })
+        Arc::new(Self { pages: IrqLock::new(BTreeMap::new()), len, mappers: Mappers::new() })
     }
 }
 
@@ -198,8 +230,24 @@ impl VmObject for SharedMemory {
         pages.insert(index, frame.clone());
         Ok(frame)
     }
-    fn allows_shared_writes(&self) -> bool {
-        true
+    fn grant_writes(self: Arc<Self>) -> Result<WriteGrant, Errno> {
+        Ok(WriteGrant::new(self))
+    }
+    fn mappers(&self) -> Option<&Mappers> {
+        Some(&self.mappers)
+    }
+    fn punch(&self, range: Range<u64>) -> Result<(), Errno> {
+        let page = PAGE_SIZE as u64;
+        let pages = range.start.div_ceil(page)..range.end / page;
+        let removed = {
+            let mut all = self.pages.lock();
+            let mut removed = all.split_off(&pages.start);
+            all.append(&mut removed.split_off(&pages.end));
+            removed
+        };
+        self.mappers.unmap(pages, &|_, _| true);
+        drop(removed);
+        Ok(())
     }
     fn identity(&self) -> usize {
         core::ptr::from_ref(self).addr()

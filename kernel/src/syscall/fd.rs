@@ -21,14 +21,17 @@ pub fn sys_close(call: &mut Call<'_>) -> Result<u64> {
     Ok(0)
 }
 
-/// [close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html). CLOSE_RANGE_UNSHARE
-/// is not known here: EINVAL.
+/// [close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html).
 pub fn sys_close_range(call: &mut Call<'_>) -> Result<u64> {
     /// linux/close_range.h.
+    const CLOSE_RANGE_UNSHARE: u32 = 1 << 1;
     const CLOSE_RANGE_CLOEXEC: u32 = 1 << 2;
     let (first, last, flags) = (call.uint(0), call.uint(1), call.uint(2));
-    if flags & !CLOSE_RANGE_CLOEXEC != 0 || first > last {
+    if flags & !(CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC) != 0 || first > last {
         return Err(Errno::EINVAL);
+    }
+    if flags & CLOSE_RANGE_UNSHARE != 0 {
+        call.process().unshare_files();
     }
     let files = call.process().files();
     if flags & CLOSE_RANGE_CLOEXEC != 0 {

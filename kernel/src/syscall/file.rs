@@ -469,5 +469,6 @@ pub fn sys_getdents64(call: &mut Call<'_>) -> Result<u64> {
     }
     user::copy_out_bytes(call.address(1), &records)?;
     file.set_position(position);
+    file.notify(linux::IN_ACCESS);
     Ok(records.len() as u64)
 }

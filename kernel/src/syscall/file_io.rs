@@ -8,14 +8,14 @@ use hal::UserAddr;
 use super::{Call, file::resolve_at};
 use crate::{
     fs::{
-        FileKind, Inode, OpenFile, ReadBuffer, WriteBuffer, io_buffer::UserSlice, permission, regular,
+        FileKind, OpenFile, ReadBuffer, WriteBuffer, io_buffer::UserSlice, notify, path::Path, permission, regular,
         regular::MAX_OFFSET,
     },
     mm::{PAGE_SIZE, user},
 };
 
 /// The most bytes one call transfers, as on Linux.
-const MAX_TRANSFER: usize = 0x7fff_f000;
+pub const MAX_TRANSFER: usize = 0x7fff_f000;
 /// The most pieces readv and writev take (IOV_MAX).
 const MAX_PIECES: usize = linux::UIO_MAXIOV as usize;
 /// Bytes that copies between files move at a time.
@@ -231,14 +231,17 @@ fn copy(
 }
 
 /// A file offset that a call reads and updates through a pointer, or the file's own position.
-struct Cursor {
-    file: Arc<OpenFile>,
+pub struct Cursor {
+    /// The file.
+    pub file: Arc<OpenFile>,
     pointer: Option<UserAddr>,
-    position: u64,
+    /// The offset now, in bytes.
+    pub position: u64,
 }
 
 impl Cursor {
-    fn new(file: Arc<OpenFile>, pointer: Option<UserAddr>) -> Result<Self> {
+    /// Reads the offset. EFAULT, EINVAL where it is negative.
+    pub fn new(file: Arc<OpenFile>, pointer: Option<UserAddr>) -> Result<Self> {
         let position = match pointer {
             Some(pointer) => offset(user::copy_in::<i64>(pointer)?)?,
             None => file.position(),
@@ -246,7 +249,8 @@ impl Cursor {
         Ok(Self { file, pointer, position })
     }
 
-    fn store(&self) -> Result<()> {
+    /// Writes the offset back.
+    pub fn store(&self) -> Result<()> {
         match self.pointer {
             Some(pointer) => user::copy_out(pointer, &self.position),
             None => {
@@ -315,12 +319,14 @@ pub fn sys_copy_file_range(call: &mut Call<'_>) -> Result<u64> {
 }
 
 /// Sets a file's size. EFBIG and SIGXFSZ where it grows beyond RLIMIT_FSIZE.
-fn set_size(inode: &Arc<dyn Inode>, size: u64) -> Result<u64> {
+fn set_size(path: &Path, size: u64) -> Result<u64> {
+    let inode = path.inode();
     if size > inode.metadata().size {
         regular::check_size(size)?;
     }
     permission::content_changed(&**inode);
     inode.truncate(size)?;
+    notify::path(path, linux::IN_MODIFY);
     Ok(0)
 }
 
@@ -331,11 +337,11 @@ pub fn sys_ftruncate(call: &mut Call<'_>) -> Result<u64> {
     if file.flags().contains(linux::O_PATH) {
         return Err(Errno::EBADF);
     }
-    let inode = file.inode().ok_or(Errno::EINVAL)?;
-    if inode.metadata().kind != FileKind::Regular || !file.flags().writable() {
+    let path = file.path().ok_or(Errno::EINVAL)?;
+    if path.kind() != FileKind::Regular || !file.flags().writable() {
         return Err(Errno::EINVAL);
     }
-    set_size(inode, size)
+    set_size(path, size)
 }
 
 /// [truncate(2)](https://man7.org/linux/man-pages/man2/truncate.2.html).
@@ -349,7 +355,7 @@ pub fn sys_truncate(call: &mut Call<'_>) -> Result<u64> {
         _ => return Err(Errno::EINVAL),
     }
     permission::check(&**found.inode(), permission::WRITE)?;
-    set_size(found.inode(), size)
+    set_size(&found, size)
 }
 
 /// [fallocate(2)](https://man7.org/linux/man-pages/man2/fallocate.2.html).
@@ -374,6 +380,7 @@ pub fn sys_fallocate(call: &mut Call<'_>) -> Result<u64> {
         regular::check_size(end)?;
     }
     file.inode().ok_or(Errno::ENODEV)?.allocate(mode, start, len)?;
+    file.notify(linux::IN_MODIFY);
     Ok(0)
 }
 

@@ -1,7 +1,7 @@
 //! Memory: mmap and its relatives.
 
 use abi::{Errno, Result, linux};
-use hal::{Arch as _, PAGE_SIZE};
+use hal::{Arch as _, FaultAccess, PAGE_SIZE};
 
 use super::Call;
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     mm::{
         address_space::{AddressSpace, KNOWN_PROTECTION, MapRequest},
         frames,
-        mapping::{Mapping, Protection, Purpose, SharedMemory, Source},
+        mapping::{Mapping, OnFork, Protection, Purpose, SharedMemory, Source},
         page_up, user,
     },
 };
@@ -53,7 +53,7 @@ pub fn sys_mmap(call: &mut Call<'_>) -> Result<u64> {
         }
         if shared {
             let object = SharedMemory::new(page_up(len).ok_or(Errno::ENOMEM)?);
-            Source::Object { object, offset: 0, path: None }
+            Source::Object { object, offset: 0, path: None, _grant: None }
         } else {
             Source::Anonymous
         }
@@ -70,13 +70,18 @@ pub fn sys_mmap(call: &mut Call<'_>) -> Result<u64> {
         }
         let object = file.ops().vm_object().or_else(|| inode.and_then(|inode| inode.vm_object()));
         let object = object.ok_or(Errno::ENODEV)?;
+        let mut grant = None;
         if shared {
-            may_write = writable && object.allows_shared_writes();
-            if protection.write && !may_write {
-                return Err(Errno::EACCES);
+            if writable {
+                match object.clone().grant_writes() {
+                    Ok(new) => grant = Some(alloc::sync::Arc::new(new)),
+                    Err(error) if protection.write => return Err(error),
+                    Err(_) => {}
+                }
             }
+            may_write = grant.is_some();
         }
-        Source::Object { object, offset, path: file.path().cloned() }
+        Source::Object { object, offset, path: file.path().cloned(), _grant: grant }
     };
     let memory = memory(call)?;
     let result = memory.map(MapRequest {
@@ -84,10 +89,12 @@ pub fn sys_mmap(call: &mut Call<'_>) -> Result<u64> {
         len,
         fixed,
         no_replace: flags & linux::MAP_FIXED_NOREPLACE != 0,
-        mapping: Mapping { protection, shared, may_write, purpose: Purpose::General, source },
+        mapping: Mapping { protection, shared, may_write, purpose: Purpose::General, on_fork: OnFork::Copy, source },
     })?;
     if flags & linux::MAP_POPULATE != 0 {
-        populate(&memory, result..result + page_up(len).unwrap_or(0), protection);
+        // As far as it works: the mapping is there in any case.
+        let access = if protection.write { FaultAccess::Write } else { FaultAccess::Read };
+        let _ = memory.populate(result..result + page_up(len).unwrap_or(0), access);
     }
     Ok(result)
 }
@@ -96,16 +103,6 @@ pub fn sys_mmap(call: &mut Call<'_>) -> Result<u64> {
 /// to say so at once: Python then raises MemoryError, where a broken promise ends the process.
 fn refuse_hopeless(len: u64) -> Result<()> {
     if len / PAGE > frames::available() as u64 { Err(Errno::ENOMEM) } else { Ok(()) }
-}
-
-/// MAP_POPULATE and MADV_POPULATE_*: brings pages in as far as that works.
-fn populate(memory: &AddressSpace, range: core::ops::Range<u64>, protection: Protection) {
-    let access = if protection.write { hal::FaultAccess::Write } else { hal::FaultAccess::Read };
-    for page in range.step_by(PAGE_SIZE) {
-        if memory.with_frame(hal::UserAddr::new(page), access, |_, _| ()).is_err() {
-            return;
-        }
-    }
 }
 
 /// [munmap(2)](https://man7.org/linux/man-pages/man2/munmap.2.html).
@@ -166,36 +163,32 @@ pub fn sys_mremap(call: &mut Call<'_>) -> Result<u64> {
 
 /// [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html). Advice about speed is taken and ignored.
 pub fn sys_madvise(call: &mut Call<'_>) -> Result<u64> {
-    let range = page_range(call.raw(0), call.raw(1)).map_err(|_| Errno::EINVAL)?;
+    let (address, len, advice) = (call.raw(0), call.raw(1), call.uint(2));
+    let known = matches!(
+        advice,
+        linux::MADV_NORMAL..=linux::MADV_DONTNEED
+            | linux::MADV_FREE..=linux::MADV_DOFORK
+            | linux::MADV_MERGEABLE..=linux::MADV_DONTNEED_LOCKED
+    );
+    if !known {
+        return Err(Errno::EINVAL);
+    }
+    let range = page_range(address, len).map_err(|_| Errno::EINVAL)?;
+    if range.is_empty() {
+        return Ok(0);
+    }
     let memory = memory(call)?;
-    match call.uint(2) {
-        linux::MADV_DONTNEED | linux::MADV_FREE | linux::MADV_DONTNEED_LOCKED if !range.is_empty() => {
-            memory.discard(range)?;
-        }
-        linux::MADV_POPULATE_READ => populate(&memory, range, Protection::from_bits(linux::PROT_READ)),
-        linux::MADV_POPULATE_WRITE => populate(&memory, range, Protection::from_bits(linux::PROT_WRITE)),
-        linux::MADV_NORMAL
-        | linux::MADV_RANDOM
-        | linux::MADV_SEQUENTIAL
-        | linux::MADV_WILLNEED
-        | linux::MADV_DONTNEED
-        | linux::MADV_FREE
-        | linux::MADV_DONTNEED_LOCKED
-        | linux::MADV_DONTFORK
-        | linux::MADV_DOFORK
-        | linux::MADV_MERGEABLE
-        | linux::MADV_UNMERGEABLE
-        | linux::MADV_HUGEPAGE
-        | linux::MADV_NOHUGEPAGE
-        | linux::MADV_DONTDUMP
-        | linux::MADV_DODUMP
-        | linux::MADV_COLD
-        | linux::MADV_PAGEOUT => {
-            if !range.is_empty() && !memory.is_mapped(range) {
-                return Err(Errno::ENOMEM);
-            }
-        }
-        _ => return Err(Errno::EINVAL),
+    match advice {
+        linux::MADV_DONTNEED | linux::MADV_DONTNEED_LOCKED => memory.discard(range, false)?,
+        linux::MADV_FREE => memory.discard(range, true)?,
+        linux::MADV_REMOVE => memory.punch(range)?,
+        linux::MADV_DONTFORK => memory.set_on_fork(range, OnFork::Leave)?,
+        linux::MADV_DOFORK | linux::MADV_KEEPONFORK => memory.set_on_fork(range, OnFork::Copy)?,
+        linux::MADV_WIPEONFORK => memory.set_on_fork(range, OnFork::Wipe)?,
+        linux::MADV_POPULATE_READ => memory.populate(range, FaultAccess::Read)?,
+        linux::MADV_POPULATE_WRITE => memory.populate(range, FaultAccess::Write)?,
+        _ if memory.is_mapped(range) => {}
+        _ => return Err(Errno::ENOMEM),
     }
     Ok(0)
 }

@@ -16,9 +16,12 @@ pub mod process;
 pub mod process_memory;
 pub mod signal;
 pub mod socket;
+pub mod splice;
 pub mod table;
 pub mod thread;
 pub mod time;
+pub mod watch;
+pub mod xattr;
 
 use alloc::{sync::Arc, vec::Vec};
 

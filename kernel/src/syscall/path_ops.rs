@@ -1,5 +1,5 @@
-//! Changing the tree of names and what is known of files: make, remove, rename, link, chmod, chown, times, extended
-//! attributes, and the working directory.
+//! Changing the tree of names and what is known of files: make, remove, rename, link, chmod, chown, times, and the
+//! working directory.
 
 use alloc::{sync::Arc, vec::Vec};
 
@@ -14,6 +14,7 @@ use crate::{
     fs::{
         AttributeChange, FileKind, FileTime,
         dentry::Dentry,
+        notify,
         path::{self, Path},
         permission::{self, EXECUTE, WRITE},
     },
@@ -165,6 +166,8 @@ pub fn sys_unlinkat(call: &mut Call<'_>) -> Result<u64> {
     }
     let victim = place.directory.dentry().lookup(&place.name)?;
     permission::check_remove(&**place.directory.inode(), &**victim.inode())?;
+    // Who watches the file hears of its end from the last reference.
+    drop(victim);
     place.directory.dentry().unlink(&place.name, directory)?;
     Ok(0)
 }
@@ -299,7 +302,14 @@ fn access(call: &Call<'_>, flags: u32) -> Result<u64> {
 
 fn change_mode(target: &Target, mode: u32) -> Result<u64> {
     permission::change_mode(&*target.inode()?, mode)?;
+    attributes_changed(target, linux::IN_ATTRIB);
     Ok(0)
+}
+
+fn attributes_changed(target: &Target, event: u32) {
+    if let Some(path) = target.path() {
+        notify::path(path, event);
+    }
 }
 
 /// The descriptor in argument 0, which must not be a bare path (O_PATH).
@@ -333,6 +343,7 @@ pub fn sys_fchmodat2(call: &mut Call<'_>) -> Result<u64> {
 fn change_owner(target: &Target, uid: u32, gid: u32) -> Result<u64> {
     let given = |id: u32| (id != u32::MAX).then_some(id);
     permission::change_owner(&*target.inode()?, given(uid), given(gid))?;
+    attributes_changed(target, linux::IN_ATTRIB);
     Ok(0)
 }
 
@@ -390,6 +401,13 @@ pub fn sys_utimensat(call: &mut Call<'_>) -> Result<u64> {
     let time = |given: Option<(FileTime, bool)>| given.map(|(time, _)| time);
     let change = AttributeChange { accessed: time(accessed), modified: time(modified), ..AttributeChange::default() };
     inode.set_attributes(change)?;
+    // As Linux tells it: one time alone looks like a read or a write.
+    let event = match (accessed, modified) {
+        (Some(_), None) => linux::IN_ACCESS,
+        (None, Some(_)) => linux::IN_MODIFY,
+        _ => linux::IN_ATTRIB,
+    };
+    attributes_changed(&target, event);
     Ok(0)
 }
 
@@ -460,71 +478,4 @@ pub fn sys_umask(call: &mut Call<'_>) -> Result<u64> {
     let context = call.process().fs();
     let mut context = context.lock();
     Ok(u64::from(core::mem::replace(&mut context.umask, call.uint(0) & 0o777)))
-}
-
-/// How a call names the file whose extended attributes it is about.
-#[derive(Clone, Copy)]
-enum Named {
-    Path,
-    LinkItself,
-    Descriptor,
-}
-
-/// Finds the file and the attribute name of an xattr(7) call: arguments 0 and, with `has_name`, 1. No file system here
-/// stores extended attributes, so what is left of the calls is to answer as one that does not support them.
-fn extended_attribute(call: &Call<'_>, named: Named, has_name: bool) -> Result<()> {
-    match named {
-        Named::Descriptor => {
-            open_target(call)?;
-        }
-        Named::Path | Named::LinkItself => {
-            let path = call.path(0)?;
-            resolve_at(call, linux::AT_FDCWD, &path, matches!(named, Named::Path))?;
-        }
-    }
-    if has_name {
-        let name = user::copy_in_string(call.address(1), linux::XATTR_NAME_MAX as usize + 1, Errno::ERANGE)?;
-        if name.is_empty() {
-            return Err(Errno::ERANGE);
-        }
-        return Err(Errno::EOPNOTSUPP);
-    }
-    Ok(())
-}
-
-macro_rules! extended_attribute_calls {
-    ($($(#[$doc:meta])* $name:ident: $named:ident, $has_name:literal;)*) => { $(
-        $(#[$doc])*
-        pub fn $name(call: &mut Call<'_>) -> Result<u64> {
-            extended_attribute(call, Named::$named, $has_name)?;
-            Ok(0)
-        }
-    )* };
-}
-
-extended_attribute_calls! {
-    /// [getxattr(2)](https://man7.org/linux/man-pages/man2/getxattr.2.html).
-    sys_getxattr: Path, true;
-    /// [lgetxattr(2)](https://man7.org/linux/man-pages/man2/lgetxattr.2.html).
-    sys_lgetxattr: LinkItself, true;
-    /// [fgetxattr(2)](https://man7.org/linux/man-pages/man2/fgetxattr.2.html).
-    sys_fgetxattr: Descriptor, true;
-    /// [setxattr(2)](https://man7.org/linux/man-pages/man2/setxattr.2.html).
-    sys_setxattr: Path, true;
-    /// [lsetxattr(2)](https://man7.org/linux/man-pages/man2/lsetxattr.2.html).
-    sys_lsetxattr: LinkItself, true;
-    /// [fsetxattr(2)](https://man7.org/linux/man-pages/man2/fsetxattr.2.html).
-    sys_fsetxattr: Descriptor, true;
-    /// [removexattr(2)](https://man7.org/linux/man-pages/man2/removexattr.2.html).
-    sys_removexattr: Path, true;
-    /// [lremovexattr(2)](https://man7.org/linux/man-pages/man2/lremovexattr.2.html).
-    sys_lremovexattr: LinkItself, true;
-    /// [fremovexattr(2)](https://man7.org/linux/man-pages/man2/fremovexattr.2.html).
-    sys_fremovexattr: Descriptor, true;
-    /// [listxattr(2)](https://man7.org/linux/man-pages/man2/listxattr.2.html).
-    sys_listxattr: Path, false;
-    /// [llistxattr(2)](https://man7.org/linux/man-pages/man2/llistxattr.2.html).
-    sys_llistxattr: LinkItself, false;
-    /// [flistxattr(2)](https://man7.org/linux/man-pages/man2/flistxattr.2.html).
-    sys_flistxattr: Descriptor, false;
 }

@@ -6,7 +6,7 @@ use abi::linux;
 
 use super::{
     Handler, credentials, fd, file, file_io, memory, misc, path_ops, poll, process, process_memory, signal, socket,
-    thread, time,
+    splice, thread, time, watch, xattr,
 };
 
 /// One more than the highest number any architecture gives a call.
@@ -91,18 +91,6 @@ pub static HANDLERS: [Option<Handler>; NR_CALLS] = build(&[
     (linux::__NR_umask, path_ops::sys_umask),
     (linux::__NR_unlinkat, path_ops::sys_unlinkat),
     (linux::__NR_utimensat, path_ops::sys_utimensat),
-    (linux::__NR_fgetxattr, path_ops::sys_fgetxattr),
-    (linux::__NR_flistxattr, path_ops::sys_flistxattr),
-    (linux::__NR_fremovexattr, path_ops::sys_fremovexattr),
-    (linux::__NR_fsetxattr, path_ops::sys_fsetxattr),
-    (linux::__NR_getxattr, path_ops::sys_getxattr),
-    (linux::__NR_lgetxattr, path_ops::sys_lgetxattr),
-    (linux::__NR_listxattr, path_ops::sys_listxattr),
-    (linux::__NR_llistxattr, path_ops::sys_llistxattr),
-    (linux::__NR_lremovexattr, path_ops::sys_lremovexattr),
-    (linux::__NR_lsetxattr, path_ops::sys_lsetxattr),
-    (linux::__NR_removexattr, path_ops::sys_removexattr),
-    (linux::__NR_setxattr, path_ops::sys_setxattr),
     // poll
     (linux::__NR_epoll_create1, poll::sys_epoll_create1),
     (linux::__NR_epoll_ctl, poll::sys_epoll_ctl),
@@ -240,4 +228,29 @@ pub static HANDLERS: [Option<Handler>; NR_CALLS] = build(&[
     (linux::__NR_sethostname, misc::sys_sethostname),
     (linux::__NR_sysinfo, misc::sys_sysinfo),
     (linux::__NR_uname, misc::sys_uname),
+    // xattr
+    (linux::__NR_fgetxattr, xattr::sys_fgetxattr),
+    (linux::__NR_flistxattr, xattr::sys_flistxattr),
+    (linux::__NR_fremovexattr, xattr::sys_fremovexattr),
+    (linux::__NR_fsetxattr, xattr::sys_fsetxattr),
+    (linux::__NR_getxattr, xattr::sys_getxattr),
+    (linux::__NR_getxattrat, xattr::sys_getxattrat),
+    (linux::__NR_lgetxattr, xattr::sys_lgetxattr),
+    (linux::__NR_listxattr, xattr::sys_listxattr),
+    (linux::__NR_listxattrat, xattr::sys_listxattrat),
+    (linux::__NR_llistxattr, xattr::sys_llistxattr),
+    (linux::__NR_lremovexattr, xattr::sys_lremovexattr),
+    (linux::__NR_lsetxattr, xattr::sys_lsetxattr),
+    (linux::__NR_removexattr, xattr::sys_removexattr),
+    (linux::__NR_removexattrat, xattr::sys_removexattrat),
+    (linux::__NR_setxattr, xattr::sys_setxattr),
+    (linux::__NR_setxattrat, xattr::sys_setxattrat),
+    // splice
+    (linux::__NR_splice, splice::sys_splice),
+    (linux::__NR_tee, splice::sys_tee),
+    (linux::__NR_vmsplice, splice::sys_vmsplice),
+    // watch
+    (linux::__NR_inotify_add_watch, watch::sys_inotify_add_watch),
+    (linux::__NR_inotify_init1, watch::sys_inotify_init1),
+    (linux::__NR_inotify_rm_watch, watch::sys_inotify_rm_watch),
 ]);

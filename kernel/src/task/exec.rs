@@ -25,7 +25,7 @@ use crate::{
     },
     mm::{
         address_space::{AddressSpace, Layout, MapRequest},
-        mapping::{Mapping, Protection, Purpose, Source},
+        mapping::{Mapping, OnFork, Protection, Purpose, Source},
         page_up,
     },
     rng,
@@ -244,6 +244,7 @@ fn reserve(memory: &AddressSpace, len: u64) -> Result<u64> {
         shared: false,
         may_write: true,
         purpose: Purpose::General,
+        on_fork: OnFork::Copy,
         source: Source::Anonymous,
     };
     let address = memory.map(MapRequest { address: 0, len, fixed: false, no_replace: false, mapping })?;
@@ -257,6 +258,7 @@ fn stack_mapping() -> Mapping {
         shared: false,
         may_write: true,
         purpose: Purpose::Stack,
+        on_fork: OnFork::Copy,
         source: Source::Anonymous,
     }
 }
@@ -281,8 +283,16 @@ fn map_image(memory: &AddressSpace, image: &ElfImage, inode: &Arc<dyn Inode>, pa
                 object: object.clone(),
                 offset: segment.offset & !(page - 1),
                 path: Some(path.clone()),
+                _grant: None,
             };
-            let mapping = Mapping { protection, shared: false, may_write: true, purpose: Purpose::General, source };
+            let mapping = Mapping {
+                protection,
+                shared: false,
+                may_write: true,
+                purpose: Purpose::General,
+                on_fork: OnFork::Copy,
+                source,
+            };
             map_fixed(memory, first, file_pages_end - first, mapping)?;
             zero_from = file_pages_end;
             if segment.memsz > segment.filesz && file_end < file_pages_end && segment.write {
@@ -297,6 +307,7 @@ fn map_image(memory: &AddressSpace, image: &ElfImage, inode: &Arc<dyn Inode>, pa
                 shared: false,
                 may_write: true,
                 purpose: Purpose::General,
+                on_fork: OnFork::Copy,
                 source: Source::Anonymous,
             };
             map_fixed(memory, zero_from, end - zero_from, mapping)?;

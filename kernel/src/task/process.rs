@@ -271,6 +271,18 @@ impl Process {
     pub fn files(&self) -> Arc<FdTable> {
         self.state.lock().files.clone()
     }
+    /// Gives it a descriptor table of its own where it shares one with another process (CLONE_FILES).
+    pub fn unshare_files(&self) {
+        let old = {
+            let mut state = self.state.lock();
+            let shared = Arc::strong_count(&state.files) > 1;
+            shared.then(|| {
+                let own = Arc::new(state.files.fork_copy());
+                core::mem::replace(&mut state.files, own)
+            })
+        };
+        drop(old);
+    }
     /// Where it is in the file system.
     pub fn fs(&self) -> Arc<IrqLock<FsContext>> {
         self.state.lock().fs.clone()

@@ -11,7 +11,7 @@ use crate::{
     mm::{
         frames::FrameRef,
         kernel_space,
-        mapping::{Mapping, Protection, Purpose, Source},
+        mapping::{Mapping, OnFork, Protection, Purpose, Source},
         object::VmObject,
     },
     sync::{IrqLock, Once},
@@ -65,7 +65,8 @@ pub fn mappings() -> Result<[(u64, Mapping); 2]> {
         shared: true,
         may_write: false,
         purpose,
-        source: Source::Object { object: pages.clone(), offset, path: None },
+        on_fork: OnFork::Copy,
+        source: Source::Object { object: pages.clone(), offset, path: None, _grant: None },
     };
     Ok([
         (DATA_ADDRESS, mapping(0, false, Purpose::ClockData)),

@@ -45,8 +45,14 @@ macro_rules! names_cannot_be_changed {
         fn symlink(&self, _name: &[u8], _target: &[u8]) -> Result<Arc<dyn Inode>> {
             Err(Errno::ENOENT)
         }
+        fn link(&self, _name: &[u8], _target: &Arc<dyn Inode>) -> Result<()> {
+            Err(Errno::ENOENT)
+        }
         fn unlink(&self, _name: &[u8], _directory: bool) -> Result<()> {
             Err(Errno::EPERM)
+        }
+        fn rename(&self, _: &[u8], _: &Arc<dyn Inode>, _: &[u8], _: bool) -> Result<()> {
+            Err(Errno::ENOENT)
         }
     };
 }

@@ -13,6 +13,7 @@ use crate::{
     fs::{
         dentry::Mount,
         fd_table, locks,
+        notify::inotify,
         path::Path,
         permission, sysfs,
         virtual_files::{VirtualDirectory, VirtualFs, VirtualLink},
@@ -143,6 +144,10 @@ fn add_settings(root: &Arc<VirtualDirectory>) {
     add_number(&fs, "protected_symlinks", &permission::PROTECTED_SYMLINKS, 0..=1);
     add_number(&fs, "protected_fifos", &permission::PROTECTED_FIFOS, 0..=2);
     add_number(&fs, "protected_regular", &permission::PROTECTED_REGULAR, 0..=2);
+    let directory = fs.add_directory("inotify");
+    add_number(&directory, "max_queued_events", &inotify::MAX_QUEUED_EVENTS, 0..=u64::from(u32::MAX >> 1));
+    add_number(&directory, "max_user_instances", &inotify::MAX_INSTANCES, 0..=u64::from(u32::MAX >> 1));
+    add_number(&directory, "max_user_watches", &inotify::MAX_WATCHES, 0..=u64::from(u32::MAX >> 1));
     let core = root.add_directory("net").add_directory("core");
     add_number(&core, "somaxconn", &SOMAXCONN, 0..=u64::from(u32::MAX >> 1));
 }

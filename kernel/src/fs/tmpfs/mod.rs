@@ -16,6 +16,7 @@ use alloc::{
 };
 use core::{
     any::Any,
+    ops::Range,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -24,10 +25,16 @@ use abi::{Errno, Result, linux};
 use self::pages::{BUDGET, Budget, PAGE, Pages};
 use super::{
     AttributeChange, DirectoryEntry, FileKind, FileOps, FileSystemStatus, FileTime, Inode, Metadata, OpenFlags,
-    ReadBuffer, WriteBuffer, devfs, permission, pipe, virtual_files::next_device,
+    ReadBuffer, WriteBuffer, devfs,
+    extended_attributes::{self, Store},
+    permission, pipe,
+    virtual_files::next_device,
 };
 use crate::{
-    mm::{frames::FrameRef, object::VmObject},
+    mm::{
+        frames::FrameRef,
+        object::{Mappers, VmObject, WriteGrant},
+    },
     sync::{IrqLock, Lazy},
     time,
 };
@@ -54,6 +61,7 @@ pub struct TmpInode {
     kind: FileKind,
     rdev: u64,
     attributes: IrqLock<Attributes>,
+    extended: IrqLock<Store>,
     content: Content,
     this: Weak<Self>,
 }
@@ -163,6 +171,7 @@ impl TmpInode {
                 modified: now,
                 changed: now,
             }),
+            extended: IrqLock::new(Store::default()),
             content,
             this: this.clone(),
         }))
@@ -173,9 +182,10 @@ impl TmpInode {
         Ok(self.pages().ok_or(Errno::EINVAL)?.seals())
     }
 
-    /// Adds seals; EPERM where sealing is over.
+    /// Adds seals; EPERM where sealing is over, EBUSY where a mapping is in the way.
     pub fn add_seals(&self, seals: u32) -> Result<()> {
-        self.pages().ok_or(Errno::EINVAL)?.add_seals(seals)
+        let permissions = self.attributes.lock().permissions;
+        self.pages().ok_or(Errno::EINVAL)?.add_seals(seals, permissions)
     }
 
     fn pages(&self) -> Option<&Pages> {
@@ -365,6 +375,10 @@ impl Inode for TmpInode {
             attributes.gid = change.gid.unwrap_or(attributes.gid);
         }
         if let Some(permissions) = change.permissions {
+            let sealed = self.pages().is_some_and(|pages| pages.seals() & linux::F_SEAL_EXEC != 0);
+            if sealed && (permissions ^ attributes.permissions) & 0o111 != 0 {
+                return Err(Errno::EPERM);
+            }
             attributes.permissions = permissions & 0o7777;
         }
         attributes.accessed = change.accessed.unwrap_or(attributes.accessed);
@@ -424,7 +438,7 @@ impl Inode for TmpInode {
             let content = match kind {
                 FileKind::Regular => Content::File(Pages::new(linux::F_SEAL_SEAL)),
                 FileKind::Directory => Content::Directory(IrqLock::new(Directory::default())),
-                FileKind::Symlink => return Err(Errno::EINVAL),
+                FileKind::Symlink | FileKind::Anonymous => return Err(Errno::EINVAL),
                 FileKind::Fifo => Content::Fifo(pipe::Fifo::new()),
                 FileKind::CharDevice | FileKind::BlockDevice | FileKind::Socket => Content::Special,
             };
@@ -554,6 +568,34 @@ impl Inode for TmpInode {
         Ok(())
     }
 
+    fn extended_attribute(&self, name: &[u8]) -> Result<Vec<u8>> {
+        extended_attributes::check_name(name)?;
+        self.extended.lock().get(name)
+    }
+
+    fn extended_attribute_names(&self) -> Result<Vec<u8>> {
+        Ok(self.extended.lock().names())
+    }
+
+    fn set_extended_attribute(&self, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
+        extended_attributes::check_name(name)?;
+        let cost = Store::cost(name, value);
+        BUDGET.take_attribute(cost)?;
+        let replaced = self.extended.lock().set(name, value, flags);
+        BUDGET.release_attribute(replaced.unwrap_or(cost));
+        replaced?;
+        self.attributes.lock().changed = time::now_file_time();
+        Ok(())
+    }
+
+    fn remove_extended_attribute(&self, name: &[u8]) -> Result<()> {
+        extended_attributes::check_name(name)?;
+        let cost = self.extended.lock().remove(name)?;
+        BUDGET.release_attribute(cost);
+        self.attributes.lock().changed = time::now_file_time();
+        Ok(())
+    }
+
     fn truncate(&self, size: u64) -> Result<()> {
         match &self.content {
             Content::File(pages) => pages.truncate(size)?,
@@ -585,9 +627,18 @@ impl VmObject for TmpInode {
         self.pages().ok_or(Errno::ENXIO)?.page(index)
     }
 
-    fn allows_shared_writes(&self) -> bool {
-        let sealed = linux::F_SEAL_WRITE | linux::F_SEAL_FUTURE_WRITE;
-        self.pages().is_some_and(|pages| pages.seals() & sealed == 0)
+    fn grant_writes(self: Arc<Self>) -> Result<WriteGrant> {
+        self.pages().ok_or(Errno::EPERM)?.grant_writes(self.clone())
+    }
+
+    fn mappers(&self) -> Option<&Mappers> {
+        self.pages().map(Pages::mappers)
+    }
+
+    fn punch(&self, range: Range<u64>) -> Result<()> {
+        self.pages().ok_or(Errno::EOPNOTSUPP)?.punch(range.start, range.end)?;
+        self.touch();
+        Ok(())
     }
 
     fn identity(&self) -> usize {
@@ -597,6 +648,7 @@ impl VmObject for TmpInode {
 
 impl Drop for TmpInode {
     fn drop(&mut self) {
+        BUDGET.release_attribute(self.extended.lock().total_cost());
         BUDGET.release_inode();
     }
 }

@@ -1,10 +1,10 @@
 //! The content of a tmpfs file: page frames by number, with holes.
 //!
-//! A page is there once something was written to it or it was mapped; what is missing reads as zeroes. Pages cut off
-//! by a shorter size leave the file at once; who has one mapped keeps the frame until it is unmapped, detached from the
-//! file (Linux would give SIGBUS). All tmpfs file systems share one budget of half the machine's memory.
+//! A page is there once something was written to it or it was mapped; what is missing reads as zeroes. Pages cut off by
+//! a shorter size, or by a hole, leave the file and then every address space that has them mapped. All tmpfs file
+//! systems share one budget of half the machine's memory.
 
-use alloc::collections::BTreeMap;
+use alloc::{collections::BTreeMap, sync::Arc};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use abi::{Errno, Result, linux};
@@ -14,6 +14,7 @@ use crate::{
     mm::{
         PAGE_SIZE,
         frames::{self, FrameRef},
+        object::{Mappers, VmObject, WriteGrant},
     },
     sync::{IrqLock, Once},
 };
@@ -25,9 +26,15 @@ static ZEROES: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 pub(super) struct Budget {
     pages: AtomicUsize,
     inodes: AtomicUsize,
+    /// Bytes of extended attributes.
+    attributes: AtomicUsize,
 }
 
-pub(super) static BUDGET: Budget = Budget { pages: AtomicUsize::new(0), inodes: AtomicUsize::new(0) };
+/// Bytes of extended attributes there may be for each inode there may be.
+const ATTRIBUTE_BYTES_PER_INODE: usize = 1024;
+
+pub(super) static BUDGET: Budget =
+    Budget { pages: AtomicUsize::new(0), inodes: AtomicUsize::new(0), attributes: AtomicUsize::new(0) };
 
 impl Budget {
     /// The most pages, and the most inodes.
@@ -41,16 +48,16 @@ impl Budget {
         self.pages.load(Ordering::Relaxed)
     }
 
-    fn take(counter: &AtomicUsize, count: usize) -> Result<()> {
+    fn take(counter: &AtomicUsize, count: usize, limit: usize) -> Result<()> {
         let taken = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(count).filter(|used| *used <= Self::limit())
+            used.checked_add(count).filter(|used| *used <= limit)
         });
         taken.map(|_| ()).map_err(|_| Errno::ENOSPC)
     }
 
     /// Counts a new inode; ENOSPC where there are too many.
     pub fn take_inode(&self) -> Result<()> {
-        Self::take(&self.inodes, 1)
+        Self::take(&self.inodes, 1, Self::limit())
     }
 
     /// An inode went.
@@ -58,8 +65,18 @@ impl Budget {
         self.inodes.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Counts bytes of an extended attribute; ENOSPC where there are too many.
+    pub fn take_attribute(&self, bytes: usize) -> Result<()> {
+        Self::take(&self.attributes, bytes, Self::limit().saturating_mul(ATTRIBUTE_BYTES_PER_INODE))
+    }
+
+    /// Bytes of an extended attribute went.
+    pub fn release_attribute(&self, bytes: usize) {
+        self.attributes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     fn take_page(&self) -> Result<FrameRef> {
-        Self::take(&self.pages, 1)?;
+        Self::take(&self.pages, 1, Self::limit())?;
         FrameRef::zeroed().map_err(|_| {
             self.release_pages(1);
             Errno::ENOSPC
@@ -83,7 +100,10 @@ struct Inner {
 }
 
 /// A file's content.
-pub(super) struct Pages(IrqLock<Inner>);
+pub(super) struct Pages {
+    inner: IrqLock<Inner>,
+    mappers: Mappers,
+}
 
 impl Inner {
     /// Page `index`, made where it is missing.
@@ -138,27 +158,67 @@ impl Inner {
 
 impl Pages {
     pub fn new(seals: u32) -> Self {
-        Self(IrqLock::new(Inner { seals, ..Inner::default() }))
+        Self { inner: IrqLock::new(Inner { seals, ..Inner::default() }), mappers: Mappers::new() }
     }
 
     /// Size in bytes and pages present.
     pub fn size(&self) -> (u64, u64) {
-        let inner = self.0.lock();
+        let inner = self.inner.lock();
         (inner.size, inner.frames.len() as u64)
     }
 
     /// The seals set.
     pub fn seals(&self) -> u32 {
-        self.0.lock().seals
+        self.inner.lock().seals
     }
 
-    /// fcntl(2) with F_ADD_SEALS.
-    pub fn add_seals(&self, seals: u32) -> Result<()> {
-        let mut inner = self.0.lock();
+    /// Who has the pages mapped.
+    pub fn mappers(&self) -> &Mappers {
+        &self.mappers
+    }
+
+    /// fcntl(2) with F_ADD_SEALS, where the file has `permissions`. EPERM where sealing is over, EBUSY where
+    /// F_SEAL_WRITE is asked for and a shared mapping may be written to.
+    pub fn add_seals(&self, seals: u32, permissions: u32) -> Result<()> {
+        let mut inner = self.inner.lock();
         if inner.seals & linux::F_SEAL_SEAL != 0 {
             return Err(Errno::EPERM);
         }
+        if seals & !inner.seals & linux::F_SEAL_WRITE != 0 && self.mappers.has_writers() {
+            return Err(Errno::EBUSY);
+        }
         inner.seals |= seals;
+        // What stays executable for good need not stay changeable.
+        if seals & linux::F_SEAL_EXEC != 0 && permissions & 0o111 != 0 {
+            inner.seals |= linux::F_SEAL_SHRINK | linux::F_SEAL_GROW | linux::F_SEAL_WRITE | linux::F_SEAL_FUTURE_WRITE;
+        }
+        Ok(())
+    }
+
+    /// Claims the right to write through a shared mapping of `object`, whose pages these are. EPERM where a seal
+    /// forbids it.
+    pub fn grant_writes(&self, object: Arc<dyn VmObject>) -> Result<WriteGrant> {
+        // With the seals locked, so that a new one sees this grant.
+        let inner = self.inner.lock();
+        if inner.seals & (linux::F_SEAL_WRITE | linux::F_SEAL_FUTURE_WRITE) != 0 {
+            return Err(Errno::EPERM);
+        }
+        Ok(WriteGrant::new(object))
+    }
+
+    /// Makes a hole of the bytes from `start` up to `end`. EPERM where a seal forbids it.
+    pub fn punch(&self, start: u64, end: u64) -> Result<()> {
+        let removed = {
+            let mut inner = self.inner.lock();
+            if inner.seals & (linux::F_SEAL_WRITE | linux::F_SEAL_FUTURE_WRITE) != 0 {
+                return Err(Errno::EPERM);
+            }
+            inner.punch(start, end)
+        };
+        // Copies that a private mapping has made stay.
+        let pages = start / PAGE..end.div_ceil(PAGE);
+        self.mappers.unmap(pages, &|index, frame| removed.get(&index).is_some_and(|gone| gone.phys() == frame));
+        drop(removed);
         Ok(())
     }
 
@@ -167,7 +227,7 @@ impl Pages {
         while buffer.remaining() > 0 {
             let at = offset.saturating_add(done as u64);
             let (size, frame) = {
-                let inner = self.0.lock();
+                let inner = self.inner.lock();
                 (inner.size, inner.frames.get(&(at / PAGE)).cloned())
             };
             if at >= size {
@@ -203,7 +263,7 @@ impl Pages {
             match step {
                 Ok(copied) => {
                     done += copied;
-                    let mut inner = self.0.lock();
+                    let mut inner = self.inner.lock();
                     inner.size = inner.size.max(at + copied as u64);
                     if copied < wanted {
                         break;
@@ -218,7 +278,7 @@ impl Pages {
 
     fn page_to_write(&self, at: u64, len: usize) -> Result<FrameRef> {
         let end = at.checked_add(len as u64).filter(|end| *end <= MAX_OFFSET).ok_or(Errno::EFBIG)?;
-        let mut inner = self.0.lock();
+        let mut inner = self.inner.lock();
         if inner.seals & (linux::F_SEAL_WRITE | linux::F_SEAL_FUTURE_WRITE) != 0 {
             return Err(Errno::EPERM);
         }
@@ -233,14 +293,19 @@ impl Pages {
             return Err(Errno::EFBIG);
         }
         let removed = {
-            let mut inner = self.0.lock();
+            let mut inner = self.inner.lock();
             let sealed = (size < inner.size && inner.seals & linux::F_SEAL_SHRINK != 0)
                 || (size > inner.size && inner.seals & linux::F_SEAL_GROW != 0);
             if sealed {
                 return Err(Errno::EPERM);
             }
-            inner.resize(size)
+            let shrinks = size < inner.size;
+            (inner.resize(size), shrinks)
         };
+        if removed.1 {
+            // Private copies go as well.
+            self.mappers.unmap(size.div_ceil(PAGE)..u64::MAX, &|_, _| true);
+        }
         drop(removed);
         Ok(())
     }
@@ -256,7 +321,7 @@ impl Pages {
                 let wanted = end.div_ceil(PAGE) - first;
                 let free = Budget::limit().saturating_sub(BUDGET.pages_used()) as u64;
                 let present = {
-                    let inner = self.0.lock();
+                    let inner = self.inner.lock();
                     if inner.seals & linux::F_SEAL_GROW != 0 && end > inner.size && !keep_size {
                         return Err(Errno::EPERM);
                     }
@@ -266,32 +331,22 @@ impl Pages {
                     return Err(Errno::ENOSPC);
                 }
                 for index in first..end.div_ceil(PAGE) {
-                    self.0.lock().page(index)?;
+                    self.inner.lock().page(index)?;
                 }
-                let mut inner = self.0.lock();
+                let mut inner = self.inner.lock();
                 if !keep_size {
                     inner.size = inner.size.max(end);
                 }
                 Ok(())
             }
-            linux::FALLOC_FL_PUNCH_HOLE if keep_size => {
-                let removed = {
-                    let mut inner = self.0.lock();
-                    if inner.seals & (linux::F_SEAL_WRITE | linux::F_SEAL_FUTURE_WRITE) != 0 {
-                        return Err(Errno::EPERM);
-                    }
-                    inner.punch(offset, end)
-                };
-                drop(removed);
-                Ok(())
-            }
+            linux::FALLOC_FL_PUNCH_HOLE if keep_size => self.punch(offset, end),
             _ => Err(Errno::EOPNOTSUPP),
         }
     }
 
     /// Where at or after `offset` the next data, or the next hole, begins.
     pub fn seek_data(&self, offset: u64, hole: bool) -> Result<u64> {
-        let inner = self.0.lock();
+        let inner = self.inner.lock();
         if offset >= inner.size {
             return Err(Errno::ENXIO);
         }
@@ -312,7 +367,7 @@ impl Pages {
 
     /// Page `index` to be mapped; ENXIO beyond the end or where there is no space.
     pub fn page(&self, index: u64) -> Result<FrameRef> {
-        let mut inner = self.0.lock();
+        let mut inner = self.inner.lock();
         if index >= inner.size.div_ceil(PAGE) {
             return Err(Errno::ENXIO);
         }
@@ -322,6 +377,6 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        BUDGET.release_pages(self.0.lock().frames.len());
+        BUDGET.release_pages(self.inner.lock().frames.len());
     }
 }

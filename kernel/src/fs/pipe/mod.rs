@@ -6,12 +6,16 @@
 //! last chunk where they fit whole, so one-byte traffic allocates nothing once a page is there. As on Linux a pipe's
 //! capacity counts pages, however full: that bounds its memory and makes any write of a page atomic.
 //!
-//! [`PipeEnd`] is what a descriptor refers to; dropping it closes that end.
+//! [`PipeEnd`] is what a descriptor refers to; dropping it closes that end. Moving chunks for splice(2) is in `splice`.
+
+mod splice;
 
 use alloc::{collections::VecDeque, format, string::String, sync::Arc, vec::Vec};
 
 use abi::{Errno, Result, ioctl, linux};
 use hal::{PAGE_SIZE, UserAddr};
+
+pub use splice::transfer;
 
 use super::{
     FileKind, FileOps, Metadata, OpenFile, OpenFlags, PollEvents, PollTable, ReadBuffer, WriteBuffer,
