@@ -48,6 +48,8 @@ pub struct Lock {
     pub suite: String,
     /// Python as `MAJOR.MINOR`.
     pub python: String,
+    /// The [`Selection`] it answers, as text: with another one it is void.
+    pub selection: String,
     /// The packages.
     pub packages: Vec<Package>,
 }
@@ -55,7 +57,7 @@ pub struct Lock {
 impl Lock {
     /// As text, one line per fact, tab-separated.
     pub fn to_text(&self) -> String {
-        let mut text = format!("suite\t{}\npython\t{}\n", self.suite, self.python);
+        let mut text = format!("suite\t{}\npython\t{}\nselection\t{}\n", self.suite, self.python, self.selection);
         for package in &self.packages {
             let Package { name, version, architecture, sha256 } = package;
             let _ = writeln!(text, "package\t{name}\t{version}\t{architecture}\t{sha256}");
@@ -65,11 +67,13 @@ impl Lock {
 
     /// Reads [`Lock::to_text`] back; `None` when the text is not complete.
     pub fn from_text(text: &str) -> Option<Lock> {
-        let mut lock = Lock { suite: String::new(), python: String::new(), packages: Vec::new() };
+        let mut lock =
+            Lock { suite: String::new(), python: String::new(), selection: String::new(), packages: Vec::new() };
         for line in text.lines() {
             match *line.split('\t').collect::<Vec<_>>() {
                 ["suite", suite] => lock.suite = suite.to_owned(),
                 ["python", python] => lock.python = python.to_owned(),
+                ["selection", selection] => lock.selection = selection.to_owned(),
                 ["package", name, version, architecture, sha256] => lock.packages.push(Package {
                     name: name.to_owned(),
                     version: version.to_owned(),
@@ -225,7 +229,12 @@ impl Apt {
             wanted = self.resolve(selection).and_then(|names| self.describe(&names))?;
             self.download(&wanted).map_err(Refusal::Fatal)?;
         }
-        Ok(Lock { suite: self.choice.suite.to_owned(), python: self.choice.python.to_owned(), packages: wanted })
+        Ok(Lock {
+            suite: self.choice.suite.to_owned(),
+            python: self.choice.python.to_owned(),
+            selection: selection.to_text(),
+            packages: wanted,
+        })
     }
 }
 
@@ -248,8 +257,9 @@ pub fn obtain(
         let known = fs::read_to_string(lock_file).ok().and_then(|text| Lock::from_text(&text));
         if let Some(lock) = known {
             let offered = choices.iter().any(|choice| choice.suite == lock.suite && choice.python == lock.python);
+            let current = lock.selection == select(&lock.python).to_text();
             let archives = archives(cache, &lock, debian_arch);
-            if offered && lock.packages.iter().all(|package| archives.join(package.file_name()).is_file()) {
+            if offered && current && lock.packages.iter().all(|package| archives.join(package.file_name()).is_file()) {
                 return Ok(lock);
             }
         }
@@ -483,6 +493,7 @@ mod tests {
         let lock = Lock {
             suite: "forky".into(),
             python: "3.14".into(),
+            selection: "python3.14-minimal alone: without:".into(),
             packages: vec![Package {
                 name: "python3.14-minimal".into(),
                 version: "3.14.8-1".into(),

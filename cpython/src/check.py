@@ -17,7 +17,7 @@ findings = []
 
 # Modules of other operating systems, of Tk, with side effects, and Debian's hook for the removed distutils.
 ABSENT = {
-    "_distutils_system_mod", "_ios_support", "_osx_support", "_overlapped", "_scproxy", "_tkinter", "_winapi", "_wmi", "antigravity", "ensurepip", "idlelib",
+    "_distutils_system_mod", "_ios_support", "_osx_support", "_overlapped", "_scproxy", "_tkinter", "_winapi", "_wmi", "antigravity", "idlelib",
     "msilib", "msvcrt", "nt", "ntpath", "this", "tkinter", "turtle", "turtledemo", "winreg", "winsound",
 }
 imported = 0

@@ -18,11 +18,13 @@ use crate::{needs, run, stage};
 
 /// Largest image, in bytes.
 const LIMIT: u64 = 60_000_000;
-/// Size, in bytes, up to which the image leaves Python room to run on a machine with 64 MiB: it stays in memory.
-const ROOMY: u64 = 46 << 20;
+/// Size, in bytes, up to which the image leaves the prompt room on a machine with 64 MiB: it stays in memory. With 49 MiB
+/// the prompt does not come up.
+const ROOMY: u64 = 47 << 20;
 
 /// Everything in this program that shapes an image; part of the stamps.
 const RECIPE: &[&str] = &[
+    include_str!("busybox.rs"),
     include_str!("cabundle.rs"),
     include_str!("erofs.rs"),
     include_str!("image.rs"),

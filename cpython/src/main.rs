@@ -8,6 +8,7 @@
 
 mod apt;
 mod arch;
+mod busybox;
 mod cabundle;
 mod check;
 mod elf;

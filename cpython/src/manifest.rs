@@ -78,6 +78,7 @@ mod tests {
         let lock = Lock {
             suite: "forky".into(),
             python: "3.14".into(),
+            selection: String::new(),
             packages: vec![package("libc6"), package("python3.14-minimal")],
         };
         let text = render(&lock, &Facts { arch: "arm64", variant: "default", timestamp: 7 });

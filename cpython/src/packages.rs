@@ -25,6 +25,29 @@ pub struct Selection {
     pub alone: Vec<String>,
 }
 
+impl Selection {
+    /// As one line, with what stays out: equal texts ask for the same packages.
+    pub fn to_text(&self) -> String {
+        format!("{} alone: {} without: {}", self.with_dependencies.join(" "), self.alone.join(" "), SKIPPED.join(" "))
+    }
+}
+
+/// What a dependency pulls in and the image has no use for.
+const SKIPPED: &[&str] = &[
+    // Asks questions while packages are configured; nothing is configured.
+    "debconf",
+    "cdebconf",
+    // Converters for some 200 legacy encodings; Python brings its own codecs.
+    "libc-gconv-modules-extra",
+    // Programs around packages that are in the image for their files only.
+    "net-tools",
+    "libselinux1",
+    "libpcre2-8-0",
+    "perl-base",
+    "dpkg",
+    "tar",
+];
+
 /// The packages of an image with that Python; `tests` adds CPython's test suite.
 pub fn selection(python: &str, tests: bool) -> Selection {
     let mut with_dependencies = vec![
@@ -44,8 +67,21 @@ pub fn selection(python: &str, tests: bool) -> Selection {
         "libstdc++6".to_owned(),
     ];
     with_dependencies.sort_unstable();
-    // pip carries its own copies of what it imports; its dependencies are for building packages.
-    let mut alone = vec!["python3-pip".to_owned()];
+    let mut alone = vec![
+        // pip carries its own copies of what it imports; its dependencies are for building packages.
+        "python3-pip".to_owned(),
+        // `python3 -m venv`: ensurepip, and the wheel of pip that it installs. It asks for one of setuptools too, and
+        // does not use it.
+        format!("python{python}-venv"),
+        "python3-pip-whl".to_owned(),
+        // /bin/sh and the small programs that `subprocess`, `os.system` and CPython's tests start.
+        "busybox-static".to_owned(),
+        // The accounts of a Debian system, as data; the program beside them is left out.
+        "base-passwd".to_owned(),
+        // What is at the other end of a serial or network session, beyond the common terminals of ncurses-base.
+        "ncurses-term".to_owned(),
+        "kitty-terminfo".to_owned(),
+    ];
     if tests {
         alone.push(format!("libpython{python}-testsuite"));
     }
@@ -59,20 +95,6 @@ pub fn compiler_selection(python: &str) -> Selection {
 
 /// Whether a package that a dependency pulls in stays out of the image.
 pub fn is_skipped(name: &str) -> bool {
-    const SKIPPED: &[&str] = &[
-        // Asks questions while packages are configured; nothing is configured.
-        "debconf",
-        "cdebconf",
-        // Converters for some 200 legacy encodings; Python brings its own codecs.
-        "libc-gconv-modules-extra",
-        // Programs around packages that are in the image for their files only.
-        "net-tools",
-        "libselinux1",
-        "libpcre2-8-0",
-        "perl-base",
-        "dpkg",
-        "tar",
-    ];
     SKIPPED.contains(&name)
 }
 

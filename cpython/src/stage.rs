@@ -13,7 +13,7 @@ use crate::apt::Lock;
 use crate::arch::Arch;
 use crate::error::Error;
 use crate::prune::{self, Rule};
-use crate::{cabundle, ldcache, run};
+use crate::{busybox, cabundle, ldcache, run};
 
 /// Where Debian's Python looks for packaged modules.
 pub const DIST_PACKAGES: &str = "usr/lib/python3/dist-packages";
@@ -42,8 +42,7 @@ const LINKS: &[(&str, &str)] = &[
 
 /// Small settings files.
 const FILES: &[(&str, &str)] = &[
-    ("etc/passwd", "root:x:0:0:root:/root:/usr/bin/python3\nnobody:x:65534:65534:nobody:/nonexistent:/usr/bin/false\n"),
-    ("etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
+    ("etc/shells", "/bin/sh\n/usr/bin/sh\n/usr/bin/ash\n/usr/bin/python3\n"),
     ("etc/hostname", "piton\n"),
     ("etc/hosts", "127.0.0.1 localhost piton\n::1 localhost ip6-localhost ip6-loopback\n"),
     ("etc/host.conf", "multi on\n"),
@@ -51,6 +50,8 @@ const FILES: &[(&str, &str)] = &[
         "etc/nsswitch.conf",
         "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\nservices: files\nprotocols: files\n",
     ),
+    // The owner of the machine is root, and pip is its only package manager: what pip warns of cannot happen.
+    ("etc/pip.conf", "[global]\nroot-user-action = ignore\n"),
     ("etc/timezone", "Etc/UTC\n"),
     (
         "usr/lib/os-release",
@@ -80,6 +81,8 @@ pub fn base(tree: &Path, lock: &Lock, archives: &Path, arch: &Arch, tests: bool)
     let certificates = cabundle::write(tree)?;
     copy_if_there(tree, "usr/share/readline/inputrc", "etc/inputrc")?;
     let pruned = apply_rules(tree, tests)?;
+    write_accounts(tree)?;
+    let applets = busybox::link(tree)?;
     share_licences(tree)?;
     for (path, _) in EMPTY_DIRECTORIES {
         run::make_dir(&tree.join(path))?;
@@ -107,7 +110,7 @@ pub fn base(tree: &Path, lock: &Lock, archives: &Path, arch: &Arch, tests: bool)
         make_link(&tree.join("usr/bin").join(name), &python)?;
     }
     let libraries = ldcache::write(tree, arch)?;
-    run::progress(&format!("{certificates} certificates, {libraries} shared libraries"));
+    run::progress(&format!("{certificates} certificates, {libraries} shared libraries, {applets} links to BusyBox"));
     Ok(Summary { newest, pruned })
 }
 
@@ -190,6 +193,17 @@ fn remove_empty_directories(directory: &Path) -> Result<bool, Error> {
         fs::remove_dir(directory).map_err(Error::io("remove", directory))?;
     }
     Ok(empty)
+}
+
+/// Writes /etc/passwd and /etc/group from Debian's own lists, as its set-up does on a new system: nobody has a password,
+/// and the shell of root is the one there is.
+fn write_accounts(tree: &Path) -> Result<(), Error> {
+    for (list, file) in [("passwd.master", "etc/passwd"), ("group.master", "etc/group")] {
+        let source = tree.join("usr/share/base-passwd").join(list);
+        let text = String::from_utf8_lossy(&run::read_file(&source)?).replace("/bin/bash\n", "/bin/sh\n");
+        run::write_file(&tree.join(file), text)?;
+    }
+    run::remove_tree(&tree.join("usr/share/base-passwd"))
 }
 
 /// Makes equal licence texts one file: the packages of one source carry the same.
@@ -292,7 +306,8 @@ fn replace(path: &Path) -> Result<(), Error> {
     }
 }
 
-fn make_link(path: &Path, target: &str) -> Result<(), Error> {
+/// Makes a link, in place of a file or link that is there.
+pub fn make_link(path: &Path, target: &str) -> Result<(), Error> {
     if let Some(parent) = path.parent() {
         run::make_dir(parent)?;
     }

@@ -95,8 +95,9 @@ impl System {
     fn linux(self, files: &Files, arguments: &str) -> Options {
         // Words with `=` that the kernel does not know become the environment of process 1.
         let append = format!(
-            "quiet console=ttyAMA0 {} {} HOME=/root USER=root LOGNAME=root \
-             PATH=/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 TERM={} rdinit=/usr/bin/python3{arguments}",
+            "quiet console=ttyAMA0 {} {} HOME=/root USER=root LOGNAME=root SHELL=/bin/sh \
+             PATH=/root/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+             LANG=C.UTF-8 TERM={} rdinit=/usr/bin/python3{arguments}",
             self.words(),
             files.linux_append,
             terminal(),

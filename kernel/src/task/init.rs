@@ -135,7 +135,8 @@ fn environment(last: Option<ExitStatus>) -> Vec<Vec<u8>> {
         "HOME=/root",
         "USER=root",
         "LOGNAME=root",
-        "PATH=/usr/local/bin:/usr/bin:/bin",
+        "SHELL=/bin/sh",
+        "PATH=/root/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG=C.UTF-8",
         "TERM=xterm-256color",
     ]
