@@ -450,6 +450,12 @@ impl Credentials {
         [from.effective, from.real].iter().any(|id| *id == to.saved || *id == to.real) || self.has(linux::CAP_KILL)
     }
 
+    /// Whether this one may say where `target` runs (sched_setaffinity(2)).
+    pub fn may_schedule(&self, target: &Self) -> bool {
+        let to = &target.user;
+        [to.effective, to.real].contains(&self.user.effective) || self.has(linux::CAP_SYS_NICE)
+    }
+
     /// Whether all ids of `target` are this one's real ids (prlimit(2)) or, with `file`, its ids for files
     /// (ptrace(2), "PTRACE_MODE_FSCREDS").
     pub fn is_same_user(&self, target: &Self, file: bool) -> bool {
@@ -548,6 +554,14 @@ mod tests {
         let bound = Credentials { no_new_privileges: true, ..user(5) };
         let (run, secure) = bound.for_program(Some(0), Some(0));
         assert_eq!((run.user, run.effective, secure), (Ids::all(5), Capabilities::EMPTY, false));
+    }
+
+    #[test]
+    fn placing_a_thread_needs_its_user_or_a_capability() {
+        let other = Credentials { user: Ids { real: 5, effective: 6, saved: 7, file: 6 }, ..user(5) };
+        assert!(user(5).may_schedule(&other) && user(6).may_schedule(&other));
+        assert!(!user(7).may_schedule(&other));
+        assert!(Credentials::root().may_schedule(&other));
     }
 
     #[test]

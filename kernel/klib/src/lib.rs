@@ -12,6 +12,8 @@
 //! - [`slab`]: the size classes and slabs of the kernel heap.
 //! - [`page_table`]: the four-level page tables of AArch64 and x86-64.
 //! - [`run_queue`]: the fair order of threads that are ready to run.
+//! - [`cpu_set`]: sets of CPUs, and which one a thread goes to.
+//! - [`address_space_ids`]: the numbers by which a TLB tells address spaces apart.
 //! - [`line_discipline`]: the terminal line discipline of termios(3).
 #![no_std]
 #![forbid(unsafe_code)]
@@ -20,6 +22,8 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod address_space_ids;
+pub mod cpu_set;
 pub mod credentials;
 pub mod elf;
 pub mod erofs;

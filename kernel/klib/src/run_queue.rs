@@ -4,6 +4,9 @@
 //! comes back with what it had, but at most [`SLEEPER_CREDIT_NS`] behind the others, so that it answers soon and yet
 //! cannot hold the CPU for all the time it slept through. That is the scheme of Linux's CFS without weights.
 //!
+//! Each CPU has a queue, and its virtual time runs by itself: a thread that changes queues keeps its distance to the
+//! others ([`carried_over`]).
+//!
 //! [`RunQueue`] only orders; the kernel's scheduler locks it, switches and keeps the time.
 
 use alloc::collections::BTreeMap;
@@ -38,6 +41,16 @@ impl<T> RunQueue<T> {
         self.ready.is_empty()
     }
 
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// The least virtual run time among those that want to run.
+    pub const fn floor(&self) -> u64 {
+        self.floor
+    }
+
     /// Adds a thread with the virtual run time it has.
     pub fn push(&mut self, run_time_ns: u64, thread: T) {
         self.arrivals += 1;
@@ -58,10 +71,23 @@ impl<T> RunQueue<T> {
         Some(thread)
     }
 
+    /// Takes the thread whose turn is furthest away, of those that `may_go`.
+    pub fn take_last(&mut self, may_go: impl Fn(&T) -> bool) -> Option<T> {
+        let (key, _) = self.ready.iter().rev().find(|(_, thread)| may_go(thread))?;
+        let key = *key;
+        self.ready.remove(&key)
+    }
+
     /// Whether somebody has had less than a running thread with `run_time_ns`.
     pub fn beats(&self, run_time_ns: u64) -> bool {
         self.ready.first_key_value().is_some_and(|((least, _), _)| *least < run_time_ns)
     }
+}
+
+/// The virtual run time, in a queue with the floor `to`, of a thread that has `run_time_ns` in a queue with the floor
+/// `from`: as far from the others as before.
+pub const fn carried_over(run_time_ns: u64, from: u64, to: u64) -> u64 {
+    to.saturating_add_signed(run_time_ns.wrapping_sub(from) as i64)
 }
 
 /// Whether a thread that wakes should take the CPU at once from the running one.
@@ -118,6 +144,26 @@ mod tests {
         }
         assert!(had[0].abs_diff(had[1]) <= 8_000_000, "{had:?}");
         assert!(had[0].abs_diff(had[2]) <= 8_000_000, "{had:?}");
+    }
+
+    #[test]
+    fn last_one_that_may_go_is_taken() {
+        let mut queue = RunQueue::new();
+        for (time, name) in [(5, 'a'), (3, 'b'), (5, 'c'), (4, 'd')] {
+            queue.push(time, name);
+        }
+        assert_eq!(queue.take_last(|name| *name != 'c'), Some('a'));
+        assert_eq!(queue.take_last(|_| true), Some('c'));
+        assert_eq!(queue.take_last(|_| false), None);
+        assert_eq!(queue.len(), 2);
+    }
+
+    #[test]
+    fn distance_to_the_others_survives_a_move() {
+        assert_eq!(carried_over(120, 100, 5000), 5020);
+        assert_eq!(carried_over(90, 100, 5000), 4990);
+        assert_eq!(carried_over(90, 100, 5), 0, "at least 0");
+        assert_eq!(carried_over(5000, 5000, u64::MAX), u64::MAX);
     }
 
     #[test]
