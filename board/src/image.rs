@@ -30,6 +30,36 @@ use crate::workspace;
 pub const KERNEL_TARGET: &str = "aarch64-unknown-none-softfloat";
 /// The most that kernel and symbol table may take, in bytes.
 pub const KERNEL_LIMIT: usize = 2_000_000;
+/// The same for a kernel that checks itself: what the first page tables map (`kernel/arch/aarch64/linker.ld`).
+const CHECKED_LIMIT: usize = 4 << 20;
+
+/// How the kernel is compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flavour {
+    /// To be used.
+    Release,
+    /// With assertions, overflow checks and the check of the lock order (`kernel/src/lock_order.rs`).
+    Checked,
+}
+
+impl Flavour {
+    /// The profile in Cargo.toml.
+    const fn profile(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Checked => "checked",
+        }
+    }
+
+    /// The most that kernel and symbol table may take, in bytes.
+    #[must_use]
+    pub const fn limit(self) -> usize {
+        match self {
+            Self::Release => KERNEL_LIMIT,
+            Self::Checked => CHECKED_LIMIT,
+        }
+    }
+}
 
 /// Page size: what the parts of the image are aligned to.
 const PAGE: usize = 4096;
@@ -57,6 +87,8 @@ pub struct Parts {
     pub root: Option<PathBuf>,
     /// The file to write.
     pub out: PathBuf,
+    /// The most that kernel and symbol table may take, in bytes.
+    pub limit: usize,
 }
 
 /// Sizes of a written image, in bytes.
@@ -66,7 +98,7 @@ pub struct Sizes {
     pub kernel: usize,
     /// The symbol table.
     pub symbols: usize,
-    /// Both with the padding between them: what counts against [`KERNEL_LIMIT`].
+    /// Both with the padding between them: what counts against the limit.
     pub without_root: usize,
     /// The root image.
     pub root: usize,
@@ -78,10 +110,11 @@ pub struct Sizes {
 ///
 /// # Errors
 /// [`Error::Command`] when it does not compile; cargo has said why.
-pub fn compile_kernel() -> Result<PathBuf, Error> {
+pub fn compile_kernel(flavour: Flavour) -> Result<PathBuf, Error> {
     let arguments = [
         "build",
-        "--release",
+        "--profile",
+        flavour.profile(),
         "--package",
         "kernel",
         "--target",
@@ -95,7 +128,7 @@ pub fn compile_kernel() -> Result<PathBuf, Error> {
         .stderr(Stdio::inherit())
         .output()
         .map_err(Error::io("starting cargo"))?;
-    let failed = || Error::Command { command: format!("cargo {}", arguments[..6].join(" ")) };
+    let failed = || Error::Command { command: format!("cargo {}", arguments[..7].join(" ")) };
     if !output.status.success() {
         return Err(failed());
     }
@@ -113,16 +146,16 @@ pub fn compile_kernel() -> Result<PathBuf, Error> {
 ///
 /// # Errors
 /// [`Error::Elf`] when the kernel is not what this module's page describes, [`Error::TooBig`] when it is beyond
-/// [`KERNEL_LIMIT`], [`Error::Input`] and [`Error::Io`] for files.
+/// its limit, [`Error::Input`] and [`Error::Io`] for files.
 pub fn write(parts: &Parts) -> Result<Sizes, Error> {
     let read = |what: &'static str, path: &Path| {
         fs::read(path).map_err(|source| Error::Input { what, path: path.into(), source })
     };
     let elf = read("the kernel", &parts.elf)?;
     let root = parts.root.as_deref().map(|path| read("the root image", path)).transpose()?;
-    let (image, sizes) = assemble(&elf, root.as_deref()).map_err(|message| match message {
+    let (image, sizes) = assemble(&elf, root.as_deref(), parts.limit).map_err(|message| match message {
         Problem::Elf(message) => Error::Elf { path: parts.elf.clone(), message },
-        Problem::TooBig(size) => Error::TooBig { size, limit: KERNEL_LIMIT },
+        Problem::TooBig(size) => Error::TooBig { size, limit: parts.limit },
     })?;
     if let Some(folder) = parts.out.parent() {
         fs::create_dir_all(folder).map_err(Error::io(format!("making {}", folder.display())))?;
@@ -156,7 +189,7 @@ pub fn forget_root(image: &mut [u8]) {
 
 /// Offset of the info record in a finished image, found by its magic number.
 fn find_info(image: &[u8]) -> Option<usize> {
-    let kernel = &image[..image.len().min(KERNEL_LIMIT)];
+    let kernel = &image[..image.len().min(CHECKED_LIMIT)];
     let at = kernel.chunks_exact(8).position(|word| word == INFO_MAGIC.to_le_bytes())? * 8;
     (at + INFO_LEN <= image.len()).then_some(at)
 }
@@ -183,7 +216,7 @@ impl From<object::Error> for Problem {
 }
 
 /// Puts kernel, symbols and root image together and fills in header and info record.
-fn assemble(elf: &[u8], root: Option<&[u8]>) -> Result<(Vec<u8>, Sizes), Problem> {
+fn assemble(elf: &[u8], root: Option<&[u8]>, limit: usize) -> Result<(Vec<u8>, Sizes), Problem> {
     let file = ElfFile64::<Endianness>::parse(elf)?;
     let (mut image, base) = flatten(&file, elf)?;
     if image.get(MAGIC_AT..MAGIC_AT + 4) != Some(MAGIC) {
@@ -195,7 +228,7 @@ fn assemble(elf: &[u8], root: Option<&[u8]>) -> Result<(Vec<u8>, Sizes), Problem
     let table = symbols::encode(functions(&file, base, kernel));
     let symbols_offset = append(&mut image, &table);
     let without_root = image.len();
-    if without_root > KERNEL_LIMIT {
+    if without_root > limit {
         return Err(Problem::TooBig(without_root));
     }
     let root = root.unwrap_or_default();
@@ -368,7 +401,7 @@ mod tests {
     }
 
     fn refused(elf: &Elf) -> String {
-        match assemble(&elf.bytes(), None) {
+        match assemble(&elf.bytes(), None, KERNEL_LIMIT) {
             Err(Problem::Elf(message)) => message,
             other => panic!("not refused: {other:?}"),
         }
@@ -377,7 +410,7 @@ mod tests {
     #[test]
     fn image_holds_kernel_with_bss_then_symbols_then_root() {
         let root = vec![0xab; 5000];
-        let (image, sizes) = assemble(&Elf::kernel().bytes(), Some(&root)).expect("a good kernel");
+        let (image, sizes) = assemble(&Elf::kernel().bytes(), Some(&root), KERNEL_LIMIT).expect("a good kernel");
         assert_eq!(sizes.kernel, 0x1800);
         assert!(image[0x1000..0x1800].iter().all(|&b| b == 0), "bss is zero");
         let info = |field: usize| u64_at(&image, INFO_AT + 8 * field);
@@ -390,14 +423,14 @@ mod tests {
 
     #[test]
     fn no_root_image_is_a_length_of_zero() {
-        let (image, sizes) = assemble(&Elf::kernel().bytes(), None).expect("a good kernel");
+        let (image, sizes) = assemble(&Elf::kernel().bytes(), None, KERNEL_LIMIT).expect("a good kernel");
         assert_eq!(sizes.root, 0);
         assert_eq!([u64_at(&image, INFO_AT + 24), u64_at(&image, INFO_AT + 32)], [0, 0]);
     }
 
     #[test]
     fn root_image_is_found_in_a_finished_image_and_forgotten() {
-        let (mut image, _) = assemble(&Elf::kernel().bytes(), Some(&[1; 10])).expect("a good kernel");
+        let (mut image, _) = assemble(&Elf::kernel().bytes(), Some(&[1; 10]), KERNEL_LIMIT).expect("a good kernel");
         assert_eq!(find_root(&image), Some(0x3000..0x300a));
         forget_root(&mut image);
         assert_eq!(find_root(&image), None);
@@ -407,7 +440,7 @@ mod tests {
     fn kernel_beyond_the_limit_is_refused() {
         let mut elf = Elf::kernel();
         elf.memory = KERNEL_LIMIT as u64 + 1;
-        assert!(matches!(assemble(&elf.bytes(), None), Err(Problem::TooBig(_))));
+        assert!(matches!(assemble(&elf.bytes(), None, KERNEL_LIMIT), Err(Problem::TooBig(_))));
     }
 
     #[test]
@@ -433,7 +466,7 @@ mod tests {
     fn truncated_files_are_refused() {
         let whole = Elf::kernel().bytes();
         for length in (0..whole.len()).step_by(7) {
-            assert!(matches!(assemble(&whole[..length], None), Err(Problem::Elf(_))), "{length} bytes");
+            assert!(matches!(assemble(&whole[..length], None, KERNEL_LIMIT), Err(Problem::Elf(_))), "{length} bytes");
         }
     }
 }

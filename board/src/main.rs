@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use board::image::Flavour;
 use board::launch::{Launch, Options};
 use board::run::{self, End};
 use board::spec::Board;
@@ -19,6 +20,7 @@ cargo board image arm64 [OPTIONS]     compile the kernel and write the boot imag
     --root FILE          root image to append (default build/arm64/rootfs.erofs)
     --no-root            append none
     --out FILE           file to write (default build/arm64/kernel8.img)
+    --debug              a kernel that checks itself (lock order, overflow, assertions); slower and larger
     --elf FILE           take this kernel ELF in place of compiling one
 
 cargo board run NAME [OPTIONS] [-- ARGS...]     boot the image on a board
@@ -67,10 +69,12 @@ fn command() -> Result<u8, Error> {
 
 fn make_image(mut parser: lexopt::Parser) -> Result<u8, Error> {
     let (mut arch, mut root, mut no_root, mut out, mut elf) = (None, None, false, None, None);
+    let mut flavour = Flavour::Release;
     while let Some(argument) = parser.next().map_err(usage)? {
         match argument {
             Long("root") => root = Some(path(&mut parser)?),
             Long("no-root") => no_root = true,
+            Long("debug") => flavour = Flavour::Checked,
             Long("out") => out = Some(path(&mut parser)?),
             Long("elf") => elf = Some(path(&mut parser)?),
             Long("help") | Short('h') => return help(),
@@ -94,8 +98,9 @@ fn make_image(mut parser: lexopt::Parser) -> Result<u8, Error> {
         (false, None) => Some(built(workspace::root_image("arm64"), "make image-arm64")?),
     };
     let out = out.unwrap_or_else(|| workspace::image("arm64"));
-    let elf = elf.map_or_else(image::compile_kernel, Ok)?;
-    let sizes = image::write(&image::Parts { elf, root, out: out.clone() })?;
+    let elf = elf.map_or_else(|| image::compile_kernel(flavour), Ok)?;
+    let limit = flavour.limit();
+    let sizes = image::write(&image::Parts { elf, root, out: out.clone(), limit })?;
     println!(
         "{}: {} bytes; kernel {} + symbols {} = {} of at most {}; root image {}",
         out.strip_prefix(workspace::root()).unwrap_or(&out).display(),
@@ -103,7 +108,7 @@ fn make_image(mut parser: lexopt::Parser) -> Result<u8, Error> {
         sizes.kernel,
         sizes.symbols,
         sizes.without_root,
-        image::KERNEL_LIMIT,
+        limit,
         sizes.root,
     );
     Ok(0)
