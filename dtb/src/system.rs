@@ -100,7 +100,7 @@ impl<'a> Tree<'a> {
         reserved
     }
 
-    /// The CPUs that are not marked as failed, in the tree's order. One with a malformed `reg` is left out.
+    /// The CPUs that may be used, in the tree's order. One with a malformed `reg` is left out.
     pub fn cpus(&self) -> Vec<Cpu<'_>> {
         let Some(parent) = self.root().child("cpus") else {
             return Vec::new();
@@ -110,7 +110,7 @@ impl<'a> Tree<'a> {
             .filter(|node| {
                 node.property_str("device_type") == Some("cpu") || node.name().split('@').next() == Some("cpu")
             })
-            .filter(|node| !node.property_str("status").is_some_and(|status| status.starts_with("fail")))
+            .filter(Node::status_okay)
             .filter_map(|node| {
                 Some(Cpu {
                     reg: node.reg_untranslated().next()?.ok()?.0,

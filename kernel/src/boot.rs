@@ -13,7 +13,7 @@ use crate::{
     arch::{Arch, BootInfo},
     command_line, console, device, fs, image, log_buffer,
     mm::{frames, kernel_space},
-    panic, power, rng,
+    panic, power, rng, smp,
     sync::Once,
     task::{init, process::Process, scheduler, thread::Thread, trap},
     time,
@@ -28,6 +28,7 @@ const LEAST_FREE_PAGES: usize = 2560;
 /// The kernel's first function; the architecture has set up its page tables and a stack.
 #[unsafe(no_mangle)]
 fn kernel_main(info: BootInfo) -> ! {
+    scheduler::set_cpu(0);
     trap::init();
     if let Err(error) = kernel_space::init(info.image) {
         panic::stop(&format!("no kernel heap: {error}"));
@@ -86,12 +87,17 @@ fn start(info: &BootInfo) -> Result<(), String> {
     add_control_files();
 
     let kernel = init::kernel_process(root);
-    scheduler::init(Thread::idle(kernel.clone()));
+    scheduler::prepare_cpu(0, Thread::idle(kernel.clone()));
+    scheduler::enter_idle();
+    smp::start_all(tree, &kernel);
+    fs::sysfs::add_cpus();
     start_supervisor(kernel)?;
     log::info!(
-        "{}: entered at EL{}, {} MiB free of {} MiB",
+        "{}: entered at EL{}, {} of {} CPUs, {} MiB free of {} MiB",
         tree.model().unwrap_or("unnamed board"),
         info.exception_level,
+        smp::online().len(),
+        tree.cpus().len(),
         stats.free >> 8,
         memory.iter().map(|range| range.end - range.start).sum::<u64>() >> 20,
     );

@@ -1,7 +1,8 @@
 //! The Piton kernel: brings a board up from its device tree and runs CPython on it.
 //!
-//! `boot` is the list of start-up steps. Below it: `device` (tree to drivers), `irq`, `time`, `console`, `mm` (memory),
-//! `task` (processes), `fs` (files), `syscall` (the Linux ABI on top of these). `arch` names the architecture.
+//! `boot` is the list of start-up steps. Below it: `device` (tree to drivers), `irq`, `smp` (the other CPUs), `time`,
+//! `console`, `mm` (memory), `task` (processes), `fs` (files), `syscall` (the Linux ABI on top of these). `arch` names the
+//! architecture.
 #![no_std]
 #![no_main]
 
@@ -15,11 +16,14 @@ mod device;
 mod fs;
 mod image;
 mod irq;
+#[cfg(debug_assertions)]
+mod lock_order;
 mod log_buffer;
 mod mm;
 mod panic;
 mod power;
 mod rng;
+mod smp;
 mod sync;
 mod syscall;
 mod task;

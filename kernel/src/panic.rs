@@ -3,7 +3,7 @@
 use core::{
     fmt::{self, Write as _},
     panic::PanicInfo,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use hal::{Arch as _, PowerAction, TrapFrame as _, VirtAddr};
@@ -12,6 +12,8 @@ use crate::{
     arch::{Arch, TrapFrame},
     console, image,
     mm::kernel_space,
+    smp,
+    task::scheduler,
 };
 
 /// The exit status of a kernel panic under a virtual machine.
@@ -34,18 +36,27 @@ pub fn stop(why: &str) -> ! {
     let mut out = Emergency;
     // Emergency never fails.
     let _ = writeln!(out, "piton: {why}");
+    smp::stop_others();
     Arch::power(PowerAction::Off(STOP_STATUS));
     Arch::halt()
 }
 
-/// A bug in the kernel: says what is known and leaves the machine.
+/// A bug in the kernel: says what is known and leaves the machine. One CPU speaks, the others stop.
 pub fn fatal(what: fmt::Arguments<'_>, frame: Option<&TrapFrame>) -> ! {
-    static PANICKING: AtomicBool = AtomicBool::new(false);
+    /// The CPU that speaks, plus one.
+    static PANICKING: AtomicUsize = AtomicUsize::new(0);
     Arch::mask_interrupts();
-    if !PANICKING.swap(true, Ordering::SeqCst) {
+    let own = scheduler::cpu_number() + 1;
+    let speaks = PANICKING.compare_exchange(0, own, Ordering::SeqCst, Ordering::SeqCst);
+    if speaks.is_err_and(|other| other != own) {
+        smp::stop_requested();
+    }
+    // Where this CPU speaks already, the report itself went wrong.
+    if speaks.is_ok() {
+        smp::stop_others();
         let mut out = Emergency;
         // Emergency never fails.
-        let _ = writeln!(out, "\npiton: kernel panic: {what}");
+        let _ = writeln!(out, "\npiton: kernel panic on CPU {}: {what}", own - 1);
         if let Some(frame) = frame {
             let _ = frame.dump(&mut out);
         }

@@ -3,10 +3,13 @@
 use abi::{Errno, Result};
 use hal::{Arch as _, PowerAction};
 
-use crate::{arch::Arch, panic};
+use crate::{arch::Arch, panic, smp};
 
 /// Switches off or resets. Does not return where the machine can do it.
 pub fn leave(action: PowerAction) -> ! {
+    // Nothing more comes to the console or a disk once the machine is said to be off.
+    Arch::mask_interrupts();
+    smp::stop_others();
     Arch::power(action);
     panic::stop("this board has no known way to switch off or reset; halted")
 }

@@ -1,13 +1,13 @@
 //! Clocks and timers.
 //!
-//! One counter gives monotonic time; the wall clock is an offset to it. Timers are kept in one ordered map, and the
-//! hardware is asked for an interrupt only for the earliest of them or the end of a time slice: an idle machine gets
-//! no ticks.
+//! One counter gives monotonic time; the wall clock is an offset to it. Timers are kept in an ordered map on the CPU
+//! that starts them, and its hardware is asked for an interrupt only for the earliest of them or the end of a time
+//! slice: an idle machine gets no ticks.
 
 use alloc::{collections::BTreeMap, sync::Arc};
 use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use hal::{Arch as _, Timer};
+use hal::{Arch as _, MAX_CPUS, Timer};
 
 use crate::{
     arch::Arch,
@@ -30,9 +30,13 @@ struct Clock {
 static CLOCK: Once<Clock> = Once::new();
 /// Wall-clock time minus monotonic time, in nanoseconds.
 static REALTIME_OFFSET: AtomicI64 = AtomicI64::new(0);
-static TIMERS: IrqLock<Timers> = IrqLock::new(Timers { queue: BTreeMap::new(), next_id: 0 });
-/// The deadline the hardware was given, in nanoseconds; `u64::MAX`: none.
-static PROGRAMMED: AtomicU64 = AtomicU64::new(u64::MAX);
+/// Serialises setting the wall clock, so that programs and kernel come to agree on it.
+static SETTING: IrqLock<()> = IrqLock::new(());
+/// The timers of each CPU.
+static TIMERS: [IrqLock<Timers>; MAX_CPUS] =
+    [const { IrqLock::new(Timers { queue: BTreeMap::new(), next_id: 0 }) }; MAX_CPUS];
+/// The deadline each CPU's hardware was given, in nanoseconds; `u64::MAX`: none. Each CPU uses its own only.
+static PROGRAMMED: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(u64::MAX) }; MAX_CPUS];
 
 struct Timers {
     queue: BTreeMap<(u64, u64), TimerAction>,
@@ -54,14 +58,17 @@ pub trait TimerCallback: Send + Sync {
     fn expired(&self);
 }
 
-/// A running timer; cancelled when dropped.
+/// A running timer; cancelled when dropped, on whatever CPU. One that had expired before may still be at work on its
+/// CPU then, so a callback must look, under its owner's lock, whether it is still wanted. A wake-up too many is harmless.
 pub struct TimerHandle {
+    /// Whose queue it is in.
+    cpu: usize,
     key: (u64, u64),
 }
 
 impl Drop for TimerHandle {
     fn drop(&mut self) {
-        let action = TIMERS.lock().queue.remove(&self.key);
+        let action = TIMERS[self.cpu].lock().queue.remove(&self.key);
         drop(action);
     }
 }
@@ -74,6 +81,13 @@ pub fn add_timer(timer: Arc<dyn Timer>) {
         timer,
     });
     publish();
+}
+
+/// Makes the calling CPU's timer ready. Interrupts are masked.
+pub fn init_cpu() {
+    if let Some(clock) = CLOCK.get() {
+        clock.timer.set_deadline(None);
+    }
 }
 
 /// Lets programs compute the clocks themselves.
@@ -108,8 +122,11 @@ pub fn realtime_ns() -> u64 {
 
 /// Sets the wall clock.
 pub fn set_realtime_ns(realtime_ns: u64) {
-    REALTIME_OFFSET.store(realtime_ns.wrapping_sub(monotonic_ns()) as i64, Ordering::Relaxed);
-    publish();
+    {
+        let _guard = SETTING.lock();
+        REALTIME_OFFSET.store(realtime_ns.wrapping_sub(monotonic_ns()) as i64, Ordering::Relaxed);
+        publish();
+    }
     timerfd::realtime_was_set();
 }
 
@@ -124,20 +141,18 @@ pub fn now_file_time() -> FileTime {
     FileTime { seconds: (now / SECOND) as i64, nanoseconds: (now % SECOND) as u32 }
 }
 
-/// Starts a timer for a monotonic time.
+/// Starts a timer for a monotonic time, on the calling CPU.
 pub fn set_timer(deadline_ns: u64, action: TimerAction) -> TimerHandle {
-    let key = {
-        let mut timers = TIMERS.lock();
-        timers.next_id += 1;
-        let key = (deadline_ns, timers.next_id);
-        timers.queue.insert(key, action);
-        key
-    };
-    program(deadline_ns);
-    TimerHandle { key }
+    let cpu = scheduler::cpu_number();
+    let mut timers = TIMERS[cpu].lock();
+    timers.next_id += 1;
+    let key = (deadline_ns, timers.next_id);
+    timers.queue.insert(key, action);
+    program_masked(deadline_ns);
+    TimerHandle { cpu, key }
 }
 
-/// Makes sure an interrupt comes at `deadline_ns` or before.
+/// Makes sure that an interrupt comes to the calling CPU at `deadline_ns` or before.
 pub fn program(deadline_ns: u64) {
     // The interrupt itself programs the timer too.
     let state = Arch::mask_interrupts();
@@ -146,26 +161,28 @@ pub fn program(deadline_ns: u64) {
 }
 
 fn program_masked(deadline_ns: u64) {
-    if deadline_ns >= PROGRAMMED.load(Ordering::Relaxed) {
+    let programmed = &PROGRAMMED[scheduler::cpu_number()];
+    if deadline_ns >= programmed.load(Ordering::Relaxed) {
         return;
     }
     let Some(clock) = CLOCK.get() else { return };
-    PROGRAMMED.store(deadline_ns, Ordering::Relaxed);
+    programmed.store(deadline_ns, Ordering::Relaxed);
     // Rounded up, so that the deadline has passed when the interrupt comes.
     let ticks = (u128::from(deadline_ns) << 32).div_ceil(u128::from(clock.ns_per_tick.max(1)));
     let ticks = u64::try_from(ticks).unwrap_or(u64::MAX / 2).saturating_add(clock.start_ticks + 1);
     clock.timer.set_deadline(Some(ticks));
 }
 
-/// The timer interrupt: runs what has expired and asks for the next interrupt.
+/// The calling CPU's timer interrupt: runs what has expired and asks for the next interrupt.
 pub fn interrupt() {
     let Some(clock) = CLOCK.get() else { return };
+    let cpu = scheduler::cpu_number();
     clock.timer.set_deadline(None);
-    PROGRAMMED.store(u64::MAX, Ordering::Relaxed);
+    PROGRAMMED[cpu].store(u64::MAX, Ordering::Relaxed);
     let now = monotonic_ns();
     loop {
         let action = {
-            let mut timers = TIMERS.lock();
+            let mut timers = TIMERS[cpu].lock();
             match timers.queue.first_key_value() {
                 Some((key, _)) if key.0 <= now => {
                     // Taken out before it runs, so that a callback may start the next one.
@@ -181,7 +198,7 @@ pub fn interrupt() {
         }
     }
     scheduler::tick(now);
-    let next = TIMERS.lock().queue.first_key_value().map(|(key, _)| key.0);
+    let next = TIMERS[cpu].lock().queue.first_key_value().map(|(key, _)| key.0);
     if let Some(next) = next {
         program(next);
     }

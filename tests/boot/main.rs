@@ -5,3 +5,4 @@ mod console;
 mod machines;
 mod programs;
 mod script;
+mod several_cpus;

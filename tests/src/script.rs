@@ -55,11 +55,22 @@ impl Drop for Outcome {
 /// When the `board` program cannot be started.
 #[must_use]
 pub fn run(name: &str, source: &str, arguments: &[&str], input: &str, seconds: u32) -> Outcome {
+    run_on(name, &[], source, arguments, input, seconds)
+}
+
+/// As [`run`] on a machine that is changed by options of `cargo board run`.
+///
+/// # Panics
+/// As [`run`].
+#[must_use]
+pub fn run_on(name: &str, machine: &[&str], source: &str, arguments: &[&str], input: &str, seconds: u32) -> Outcome {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let script = folder.path().join(format!("{name}.py"));
     fs::write(&script, source).expect("the script can be written");
     let mut child = Command::new(workspace::cargo())
-        .args(["board", "run", "qemu-virt", "--timeout", &seconds.to_string(), "--script"])
+        .args(["board", "run", "qemu-virt", "--timeout", &seconds.to_string()])
+        .args(machine)
+        .arg("--script")
         .arg(&script)
         .arg("--")
         .args(arguments)

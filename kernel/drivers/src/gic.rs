@@ -3,8 +3,10 @@
 //! Reference: the devicetree bindings `arm,gic` and `arm,gic-v3`; Arm IHI 0048B (GICv2) and IHI 0069 (GICv3) for the
 //! numbers.
 
-use hal::{Irq, IrqError, Trigger};
+use hal::{Cause, Irq, IrqError, NR_IPIS, Trigger};
 
+/// One more than the highest number of a software-generated interrupt (SGI), by which CPUs interrupt each other.
+pub(crate) const SGI_END: u32 = 16;
 /// The first interrupt that is private to a CPU and a peripheral's (PPI).
 pub(crate) const PPI_START: u32 = 16;
 /// The first shared interrupt (SPI).
@@ -27,6 +29,15 @@ pub(crate) struct Counts {
     pub espis: u32,
     /// Kind 3.
     pub eppis: u32,
+}
+
+const _: () = assert!(NR_IPIS <= SGI_END);
+/// The enable bits of the software-generated interrupts in use.
+pub(crate) const SGI_ENABLES: u32 = (1 << NR_IPIS) - 1;
+
+/// What an interrupt number stands for.
+pub(crate) fn cause(number: u32) -> Cause {
+    if number < SGI_END { Cause::Ipi(number) } else { Cause::Line(number) }
 }
 
 /// Decodes kind, number and flags. Whoever calls has checked that the count of cells is the controller's.

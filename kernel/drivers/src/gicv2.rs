@@ -5,13 +5,17 @@
 //! is where all interrupts are after reset. So the same writes are right in each case (IHI 0048B, 4.3.1 and 4.4.1).
 //!
 //! Shared interrupts go to the CPU that probes. Enabling is a read-modify-write under a lock; callers have interrupts
-//! masked. Everything else is one access, and needs no lock.
+//! masked. Everything else is one access, and needs no lock. The registers of the first 32 interrupts are banked: each
+//! CPU sees its own.
 //!
 //! Reference: ARM Generic Interrupt Controller Architecture version 2.0, ARM IHI 0048B.b.
 
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU8, Ordering, fence};
 
-use hal::{DeviceNode, Driver, Irq, IrqChip, IrqError, Mmio, PhysAddr, PhysRange, Platform, ProbeError};
+use hal::{
+    Acknowledged, DeviceNode, Driver, Irq, IrqChip, IrqError, MAX_CPUS, Mmio, PhysAddr, PhysRange, Platform, ProbeError,
+};
 use spin::Mutex;
 use tock_registers::{
     interfaces::{Readable, Writeable},
@@ -20,7 +24,7 @@ use tock_registers::{
 };
 
 use crate::{
-    gic::{self, Counts, SPECIAL_START, SPI_START},
+    gic::{self, Counts, SGI_ENABLES, SPECIAL_START, SPI_START},
     registers::{Registers, map_reg},
 };
 
@@ -36,9 +40,16 @@ register_bitfields! [
         /// The bypass disable bits, which firmware has set as the board needs.
         BYPASS_DISABLE OFFSET(5) NUMBITS(4) [],
     ],
-    /// Interrupt acknowledge register, 4.4.4.
+    /// Software generated interrupt register, 4.3.15.
+    GICD_SGIR [
+        INTERRUPT_ID OFFSET(0) NUMBITS(4) [],
+        CPU_TARGET_LIST OFFSET(16) NUMBITS(8) [],
+        TARGET_LIST_FILTER OFFSET(24) NUMBITS(2) [TargetList = 0],
+    ],
+    /// Interrupt acknowledge register, 4.4.4. The end of interrupt register takes the same value, 4.4.5.
     GICC_IAR [
         INTERRUPT_ID OFFSET(0) NUMBITS(10) [],
+        /// The CPU that sent a software-generated interrupt.
         CPUID OFFSET(10) NUMBITS(3) [],
     ],
 ];
@@ -60,8 +71,10 @@ register_structs! {
         (0x800 => itargetsr: [ReadWrite<u32>; 256]),
         (0xc00 => icfgr: [ReadWrite<u32>; 64]),
         (0xd00 => _reserved1),
-        (0xf00 => sgir: WriteOnly<u32>),
+        (0xf00 => sgir: WriteOnly<u32, GICD_SGIR::Register>),
         (0xf04 => _reserved2),
+        (0xf10 => cpendsgir: [ReadWrite<u32>; 4]),
+        (0xf20 => _reserved3),
         (0x1000 => @END),
     },
     CpuInterface {
@@ -88,6 +101,17 @@ pub struct GicV2 {
     nr_irqs: u32,
     /// Held while an `icfgr` word is rewritten.
     configuration: Mutex<()>,
+    /// The bit of each CPU in a target field; 0 until it has been prepared.
+    targets: [AtomicU8; MAX_CPUS],
+    /// Where the banked registers of the secure side are.
+    secure: Option<Secure>,
+}
+
+/// The way to the registers of the secure side, where no firmware has set them up and the kernel can.
+struct Secure {
+    distributor: PhysRange,
+    cpu_interface: PhysRange,
+    platform: &'static dyn Platform,
 }
 
 impl GicV2 {
@@ -96,14 +120,15 @@ impl GicV2 {
     /// # Safety
     ///
     /// The mappings must be of the two register blocks of a GICv2 that nothing else drives.
-    unsafe fn new(distributor: Mmio, cpu_interface: Mmio) -> Result<Self, ProbeError> {
+    unsafe fn new(distributor: Mmio, cpu_interface: Mmio, secure: Option<Secure>) -> Result<Self, ProbeError> {
         // SAFETY: The caller's promise. Only `icfgr` is read before it is written, and that under a lock; the banked
         // registers are a CPU's own.
         let (distributor, cpu_interface) =
             unsafe { (Registers::<Distributor>::new(distributor)?, Registers::<CpuInterface>::new(cpu_interface)?) };
         let lines = distributor.typer.read(GICD_TYPER::IT_LINES_NUMBER);
         let nr_irqs = (32 * (lines + 1)).min(SPECIAL_START);
-        let gic = Self { distributor, cpu_interface, nr_irqs, configuration: Mutex::new(()) };
+        let targets = [const { AtomicU8::new(0) }; MAX_CPUS];
+        let gic = Self { distributor, cpu_interface, nr_irqs, configuration: Mutex::new(()), targets, secure };
         gic.init_distributor();
         Ok(gic)
     }
@@ -168,11 +193,17 @@ impl IrqChip for GicV2 {
         self.nr_irqs
     }
 
-    fn init_cpu(&self) {
+    fn init_cpu(&self, cpu: usize) {
+        if let Some(secure) = &self.secure {
+            secure.set_up_cpu();
+        }
         let (distributor, cpu_interface) = (&self.distributor, &self.cpu_interface);
         distributor.icenabler[0].set(ALL);
         distributor.icactiver[0].set(ALL);
         distributor.icpendr[0].set(ALL);
+        for word in &distributor.cpendsgir {
+            word.set(ALL);
+        }
         for word in &distributor.ipriorityr[..8] {
             word.set(four(PRIORITY));
         }
@@ -180,6 +211,10 @@ impl IrqChip for GicV2 {
         cpu_interface.bpr.set(0);
         let bypass = cpu_interface.ctlr.read(GICC_CTLR::BYPASS_DISABLE);
         cpu_interface.ctlr.write(GICC_CTLR::ENABLE::SET + GICC_CTLR::BYPASS_DISABLE.val(bypass));
+        distributor.isenabler[0].set(SGI_ENABLES);
+        if let Some(target) = self.targets.get(cpu) {
+            target.store(self.own_target() as u8, Ordering::Release);
+        }
     }
 
     fn enable(&self, irq: Irq) {
@@ -198,47 +233,75 @@ impl IrqChip for GicV2 {
         }
     }
 
-    fn acknowledge(&self) -> Option<u32> {
-        // No software-generated interrupt is ever sent, so the CPU number beside the interrupt's is always 0, and
-        // `end` gets back all that was read.
-        let number = self.cpu_interface.iar.read(GICC_IAR::INTERRUPT_ID);
-        (number < SPECIAL_START).then_some(number)
+    fn acknowledge(&self) -> Option<Acknowledged> {
+        let taken = self.cpu_interface.iar.extract();
+        // What the sender of a software-generated interrupt wrote before is read only after the acknowledgement.
+        fence(Ordering::Acquire);
+        let number = taken.read(GICC_IAR::INTERRUPT_ID);
+        (number < SPECIAL_START).then(|| Acknowledged { cause: gic::cause(number), token: taken.get() })
     }
 
-    fn end(&self, number: u32) {
-        self.cpu_interface.eoir.set(number);
+    fn end(&self, interrupt: Acknowledged) {
+        // With the number of the sending CPU beside the interrupt's, as 4.4.5 asks.
+        self.cpu_interface.eoir.set(interrupt.token);
+    }
+
+    fn send_ipi(&self, cpu: usize, ipi: u32) {
+        let target = self.targets.get(cpu).map_or(0, |target| target.load(Ordering::Acquire));
+        if target != 0 {
+            // A DMB: memory written before is seen before the interrupt comes (Arm ARM DDI 0487, B2.3).
+            fence(Ordering::SeqCst);
+            self.distributor.sgir.write(
+                GICD_SGIR::TARGET_LIST_FILTER::TargetList
+                    + GICD_SGIR::CPU_TARGET_LIST.val(target.into())
+                    + GICD_SGIR::INTERRUPT_ID.val(ipi),
+            );
+        }
     }
 }
+
+impl Secure {
+    fn write(&self, block: PhysRange, offset: u64, value: u32) -> bool {
+        self.platform.secure_write(PhysAddr::new(block.start.get() + offset), value)
+    }
+
+    /// Hands all interrupts to the non-secure world (ARM IHI 0048B.b, 4.3.4 and 4.4.2). Says whether it could.
+    fn set_up(&self) -> bool {
+        const GICD_CTLR: u64 = 0x000;
+        (0..32).all(|word| self.write(self.distributor, GICD_IGROUPR + 4 * word, ALL))
+            && self.write(self.distributor, GICD_CTLR, BOTH_GROUPS)
+    }
+
+    /// The part of it that each CPU has for itself.
+    fn set_up_cpu(&self) -> bool {
+        const GICC_CTLR: u64 = 0x000;
+        const GICC_PMR: u64 = 0x004;
+        self.write(self.distributor, GICD_IGROUPR, ALL)
+            && self.write(self.cpu_interface, GICC_PMR, 0xff)
+            && self.write(self.cpu_interface, GICC_CTLR, BOTH_GROUPS)
+    }
+}
+
+const GICD_IGROUPR: u64 = 0x080;
+/// Of both control registers: groups 0 and 1 are on.
+const BOTH_GROUPS: u32 = 0b11;
 
 fn probe(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), ProbeError> {
     let distributor = map_reg(node, platform, 0)?;
     let cpu_interface = map_reg(node, platform, 1)?;
-    if secure_set_up(node, platform) {
+    let secure = match (node.reg(0), node.reg(1)) {
+        (Some(distributor), Some(cpu_interface)) => Some(Secure { distributor, cpu_interface, platform }),
+        _ => None,
+    };
+    let secure = secure.filter(Secure::set_up);
+    if secure.is_some() {
         log::info!("{}: interrupts moved to the non-secure group", node.path());
     }
     // SAFETY: The tree says that these are a GICv2's registers, and one driver is probed for each node.
-    let gic = Arc::new(unsafe { GicV2::new(distributor, cpu_interface)? });
+    let gic = Arc::new(unsafe { GicV2::new(distributor, cpu_interface, secure)? });
     log::info!("{}: GICv2, {} interrupts", node.path(), gic.nr_irqs());
     platform.add_irq_chip(node, gic);
     Ok(())
-}
-
-/// Hands all interrupts to the non-secure world (ARM IHI 0048B.b, 4.3.4 and 4.4.2), where no firmware has and the
-/// kernel can. Says whether it did.
-fn secure_set_up(node: &dyn DeviceNode, platform: &'static dyn Platform) -> bool {
-    const GICD_CTLR: u64 = 0x000;
-    const GICD_IGROUPR: u64 = 0x080;
-    const GICC_CTLR: u64 = 0x000;
-    const GICC_PMR: u64 = 0x004;
-    const BOTH_GROUPS: u32 = 0b11;
-    let (Some(distributor), Some(cpu_interface)) = (node.reg(0), node.reg(1)) else { return false };
-    let write = |block: PhysRange, offset: u64, value: u32| {
-        platform.secure_write(PhysAddr::new(block.start.get() + offset), value)
-    };
-    (0..32).all(|word| write(distributor, GICD_IGROUPR + 4 * word, ALL))
-        && write(distributor, GICD_CTLR, BOTH_GROUPS)
-        && write(cpu_interface, GICC_PMR, 0xff)
-        && write(cpu_interface, GICC_CTLR, BOTH_GROUPS)
 }
 
 /// GICv2 and the compatible controllers before it.
@@ -257,7 +320,7 @@ pub static DRIVER: Driver = Driver {
 
 #[cfg(test)]
 mod tests {
-    use hal::Trigger;
+    use hal::{Cause, Trigger};
 
     use super::*;
     use crate::fake::{FakeNode, FakePlatform, FakeRegisters};
@@ -295,11 +358,35 @@ mod tests {
     fn init_cpu_opens_the_cpu_interface_and_keeps_bypass_bits() {
         let (distributor, cpu_interface, chip) = probed();
         cpu_interface.write(0x00, 0x1e0);
-        chip.init_cpu();
+        chip.init_cpu(3);
         assert_eq!(cpu_interface.read(0x00), 0x1e1);
         assert_eq!(cpu_interface.read(0x04), 0xf0);
         assert_eq!(distributor.read(0x180), u32::MAX);
         assert_eq!(distributor.read(0x41c), 0xa0a0_a0a0);
+        assert_eq!(distributor.read(0x100), 0xff, "software-generated interrupts are on");
+        assert_eq!(distributor.read(0xf10), u32::MAX, "and none of before is pending");
+    }
+
+    #[test]
+    fn ipi_goes_to_the_target_bit_of_a_prepared_cpu() {
+        let (distributor, _, chip) = probed();
+        chip.send_ipi(3, 2);
+        assert_eq!(distributor.read(0xf00), 0, "not prepared yet");
+        chip.init_cpu(3);
+        chip.send_ipi(3, 2);
+        assert_eq!(distributor.read(0xf00), 0x0008_0002);
+        chip.send_ipi(MAX_CPUS, 1);
+        assert_eq!(distributor.read(0xf00), 0x0008_0002, "there is no such CPU");
+    }
+
+    #[test]
+    fn end_of_an_ipi_names_the_sender() {
+        let (_, cpu_interface, chip) = probed();
+        cpu_interface.write(0x0c, 5 << 10 | 1);
+        let taken = chip.acknowledge().unwrap();
+        assert_eq!(taken.cause, Cause::Ipi(1));
+        chip.end(taken);
+        assert_eq!(cpu_interface.read(0x10), 5 << 10 | 1);
     }
 
     #[test]
@@ -332,8 +419,9 @@ mod tests {
             assert_eq!(chip.acknowledge(), None, "{number}");
         }
         cpu_interface.write(0x0c, 33);
-        assert_eq!(chip.acknowledge(), Some(33));
-        chip.end(33);
+        let taken = chip.acknowledge().unwrap();
+        assert_eq!(taken.cause, Cause::Line(33));
+        chip.end(taken);
         assert_eq!(cpu_interface.read(0x10), 33);
     }
 

@@ -9,11 +9,12 @@
 //! be far larger (123 CPUs on QEMU's `virt`).
 //!
 //! Distributor and redistributors are under locks; callers of `enable` and `disable` have interrupts masked.
-//! Acknowledging and ending touch the CPU's own system registers only.
+//! Acknowledging, ending and interrupting another CPU touch the CPU's own system registers only.
 //!
 //! Reference: Arm Generic Interrupt Controller Architecture Specification v3 and v4, Arm IHI 0069H.
 
 use alloc::{sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(not(test))]
 use aarch64_cpu::asm::barrier;
@@ -25,10 +26,13 @@ use arm_gic::{
     },
 };
 use arm_sysregs::el1::{
-    accessors::{read_icc_sre_el1, read_mpidr_el1, write_icc_bpr1_el1, write_icc_ctlr_el1},
-    registers::{IccBpr1El1, IccCtlrEl1, IccSreEl1},
+    accessors::{read_icc_sre_el1, read_mpidr_el1, write_icc_bpr1_el1, write_icc_ctlr_el1, write_icc_sgi1r_el1},
+    registers::{IccBpr1El1, IccCtlrEl1, IccSgi1rEl1, IccSreEl1},
 };
-use hal::{DeviceNode, Driver, Irq, IrqChip, IrqError, Mmio, PhysAddr, PhysRange, Platform, ProbeError};
+use hal::{
+    Acknowledged, DeviceNode, Driver, Irq, IrqChip, IrqError, MAX_CPUS, Mmio, NR_IPIS, PhysAddr, PhysRange, Platform,
+    ProbeError,
+};
 use spin::Mutex;
 
 use crate::{
@@ -44,6 +48,9 @@ const PRIORITY_MASK: u8 = 0xff;
 const FRAMES_SIZE: u64 = size_of::<GicrSgi>() as u64;
 /// The most regions of redistributors in one tree; real ones have one or two.
 const MAX_REGIONS: usize = 64;
+
+/// No CPU has this affinity: bits 24 to 31 are always clear.
+const NO_AFFINITY: u64 = u64::MAX;
 
 /// Orders system-register effects with the memory accesses and instructions around them. An acknowledged interrupt
 /// counts as taken only after a DSB (IHI 0069H, 4.2.6); SRE only after an ISB (12.2.23).
@@ -100,6 +107,8 @@ pub struct GicV3 {
     counts: Counts,
     /// Where shared interrupts go: the affinity of the CPU that probed.
     boot_affinity: u64,
+    /// The affinity of each CPU; [`NO_AFFINITY`] until it has been prepared.
+    affinities: [AtomicU64; MAX_CPUS],
 }
 
 // SAFETY: The register pointers inside are used under their locks only, and device registers are the same from every
@@ -138,7 +147,8 @@ impl GicV3 {
             eppis: redistributors.iter().map(|redistributor| redistributor.nr_eppis).min().unwrap_or(0),
         };
         let boot_affinity = own_affinity();
-        Ok(Self { distributor: Mutex::new(distributor), redistributors, counts, boot_affinity })
+        let affinities = [const { AtomicU64::new(NO_AFFINITY) }; MAX_CPUS];
+        Ok(Self { distributor: Mutex::new(distributor), redistributors, counts, boot_affinity, affinities })
     }
 
     fn own_redistributor(&self) -> Option<&Redistributor> {
@@ -196,6 +206,14 @@ impl GicV3 {
     }
 }
 
+/// What to write to ICC_SGI1R_EL1 for one CPU (IHI 0069H, 12.2.20): Aff3 in bits 48 to 55, the range of Aff0 in 44 to
+/// 47, Aff2 in 32 to 39, the interrupt in 24 to 27, Aff1 in 16 to 23, and a bit for Aff0 within its range.
+const fn sgi_request(affinity: u64, sgi: u32) -> u64 {
+    let (aff0, aff1, aff2, aff3) =
+        (affinity & 0xff, affinity >> 8 & 0xff, affinity >> 16 & 0xff, affinity >> 32 & 0xff);
+    aff3 << 48 | (aff0 / 16) << 44 | aff2 << 32 | (sgi as u64 & 0xf) << 24 | aff1 << 16 | 1 << (aff0 % 16)
+}
+
 fn own_affinity() -> u64 {
     read_mpidr_el1().bits() & AFFINITY
 }
@@ -217,7 +235,7 @@ impl IrqChip for GicV3 {
         }
     }
 
-    fn init_cpu(&self) {
+    fn init_cpu(&self, cpu: usize) {
         // Set for good where there is no older interface to fall back to; otherwise the boot code at EL2 or EL3 has
         // allowed it.
         if !read_icc_sre_el1().contains(IccSreEl1::SRE) {
@@ -230,6 +248,10 @@ impl IrqChip for GicV3 {
                 // Fails where the CPU is awake already, which is as well.
                 let _ = registers.mark_core_awake();
                 registers.configure_default_settings();
+                for ipi in 0..NR_IPIS {
+                    // Every redistributor has all software-generated interrupts.
+                    let _ = registers.enable_interrupt(IntId::sgi(ipi), true);
+                }
                 registers.wait_for_pending_write();
             }
             None => log::error!("GICv3: no redistributor for the CPU with affinity {:#x}", own_affinity()),
@@ -241,6 +263,9 @@ impl IrqChip for GicV3 {
         write_icc_bpr1_el1(IccBpr1El1::empty());
         GicCpuInterface::enable_group1(true);
         synchronise();
+        if let Some(affinity) = self.affinities.get(cpu) {
+            affinity.store(own_affinity(), Ordering::Release);
+        }
     }
 
     fn enable(&self, irq: Irq) {
@@ -251,15 +276,27 @@ impl IrqChip for GicV3 {
         self.set_enabled(irq, false);
     }
 
-    fn acknowledge(&self) -> Option<u32> {
+    fn acknowledge(&self) -> Option<Acknowledged> {
         let number = GicCpuInterface::get_and_acknowledge_interrupt(InterruptGroup::Group1)?.raw_value();
         synchronise();
-        (!(SPECIAL_START..SPECIAL_END).contains(&number)).then_some(number)
+        let is_special = (SPECIAL_START..SPECIAL_END).contains(&number);
+        (!is_special).then(|| Acknowledged { cause: gic::cause(number), token: number })
     }
 
-    fn end(&self, number: u32) {
-        if let Ok(id) = IntId::try_from(number) {
+    fn end(&self, interrupt: Acknowledged) {
+        if let Ok(id) = IntId::try_from(interrupt.token) {
             GicCpuInterface::end_interrupt(id, InterruptGroup::Group1);
+            synchronise();
+        }
+    }
+
+    fn send_ipi(&self, cpu: usize, ipi: u32) {
+        let affinity = self.affinities.get(cpu).map_or(NO_AFFINITY, |affinity| affinity.load(Ordering::Acquire));
+        if affinity != NO_AFFINITY {
+            // Memory written before is seen before the interrupt comes: writes to system registers are not ordered
+            // with memory accesses without a DSB, nor sent before an ISB (IHI 0069H, 4.2.6 and 12.1.7).
+            synchronise();
+            write_icc_sgi1r_el1(IccSgi1rEl1::from_bits_retain(sgi_request(affinity, ipi)));
             synchronise();
         }
     }
@@ -330,7 +367,7 @@ mod tests {
         fake::{SYSREGS, SystemRegisters},
         registers::{IccIar1El1, IccIgrpen1El1, MpidrEl1},
     };
-    use hal::Trigger;
+    use hal::{Cause, Trigger};
 
     use super::*;
     use crate::fake::{FakeNode, FakePlatform, FakeRegisters};
@@ -407,7 +444,7 @@ mod tests {
     fn init_cpu_finds_its_redistributor_by_affinity() {
         let machine = Machine::new();
         let chip = machine.probe();
-        chip.init_cpu();
+        chip.init_cpu(1);
         assert_eq!(machine.redistributors.read(SECOND + 0x180), u32::MAX);
         assert_eq!(machine.redistributors.read(SECOND + 0x080), u32::MAX);
         assert_eq!(machine.redistributors.read(0x1_0180), 0, "the other CPU's is left alone");
@@ -420,10 +457,23 @@ mod tests {
     }
 
     #[test]
+    fn ipi_names_the_affinity_of_a_prepared_cpu() {
+        assert_eq!(sgi_request(0xab_00cd_ef25, 3), 0x00ab_20cd_03ef_0020);
+        let machine = Machine::new();
+        let chip = machine.probe();
+        chip.send_ipi(1, 2);
+        sysregs(|sysregs| assert_eq!(sysregs.icc_sgi1r_el1.bits(), 0, "not prepared yet"));
+        chip.init_cpu(1);
+        assert_eq!(machine.redistributors.read(SECOND + 0x100), 1 << (NR_IPIS - 1), "enabled one by one");
+        chip.send_ipi(1, 2);
+        sysregs(|sysregs| assert_eq!(sysregs.icc_sgi1r_el1.bits(), 0x0001_0002_0203_0010));
+    }
+
+    #[test]
     fn init_cpu_turns_system_registers_on() {
         let machine = Machine::new();
         sysregs(|sysregs| sysregs.icc_sre_el1 = IccSreEl1::empty());
-        machine.probe().init_cpu();
+        machine.probe().init_cpu(1);
         sysregs(|sysregs| assert_eq!(sysregs.icc_sre_el1, IccSreEl1::SRE));
     }
 
@@ -444,7 +494,7 @@ mod tests {
     fn enable_of_private_interrupt_uses_the_own_redistributor() {
         let machine = Machine::new();
         let chip = machine.probe();
-        chip.init_cpu();
+        chip.init_cpu(1);
         let irq = Irq { number: 27, trigger: Trigger::LevelLow, per_cpu: true };
         chip.enable(irq);
         assert_eq!(machine.redistributors.read(SECOND + 0x100), 1 << 27);
@@ -468,9 +518,10 @@ mod tests {
     fn acknowledge_of_special_numbers_is_none() {
         let machine = Machine::new();
         let chip = machine.probe();
-        for (number, expected) in [(1020, None), (1021, None), (1022, None), (1023, None), (33, Some(33))] {
+        let causes = [(1020, None), (1023, None), (33, Some(Cause::Line(33))), (2, Some(Cause::Ipi(2)))];
+        for (number, expected) in causes {
             sysregs(|sysregs| sysregs.icc_iar1_el1 = IccIar1El1::from_bits_retain(number));
-            assert_eq!(chip.acknowledge(), expected, "{number}");
+            assert_eq!(chip.acknowledge().map(|taken| taken.cause), expected, "{number}");
         }
     }
 

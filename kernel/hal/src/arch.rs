@@ -49,6 +49,36 @@ pub enum UserException {
     Unknown(u64),
 }
 
+/// The most CPUs the kernel runs on.
+pub const MAX_CPUS: usize = 64;
+
+/// How a CPU that does not run yet is told to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CpuStart {
+    /// The way the architecture or its firmware has for all CPUs (PSCI, INIT and SIPI).
+    Firmware,
+    /// The CPU polls this word, mapped as ordinary memory, for the physical address to go on at.
+    ReleaseWord(VirtAddr),
+}
+
+/// Why a CPU could not be started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CpuStartError {
+    /// There is no firmware to ask, or no room to remember one more CPU.
+    Unsupported,
+    /// The firmware refused, with this status.
+    Refused(i64),
+}
+
+impl core::fmt::Display for CpuStartError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Unsupported => f.write_str("no known way to start it"),
+            Self::Refused(status) => write!(f, "the firmware refused with status {status}"),
+        }
+    }
+}
+
 /// The user registers as saved on entry to the kernel, in the terms the portable kernel needs.
 pub trait TrapFrame: Clone {
     /// A frame that starts a program at `entry` with the given stack pointer and everything else zero.
@@ -133,7 +163,11 @@ pub trait TrapHandler<A: Arch + ?Sized>: Sync {
     fn kernel_fault(&self, frame: &A::TrapFrame, what: &str, syndrome: u64, address: u64) -> !;
 }
 
-/// An architecture. Everything is an associated function: there is one CPU executing.
+/// An architecture. Everything is an associated function and acts on the CPU that calls it, unless it says otherwise.
+///
+/// The `flush_` functions return when no CPU uses the old translations any more. Where the hardware does not tell the
+/// other CPUs (x86-64), they interrupt them and wait; so nobody calls them with interrupts masked for long on purpose,
+/// and a CPU that waits for a lock with interrupts masked must answer such a request from [`Arch::spin_wait`].
 pub trait Arch: 'static {
     /// Saved user registers.
     type TrapFrame: TrapFrame;
@@ -169,10 +203,33 @@ pub trait Arch: 'static {
 
     /// Sets this CPU's data pointer.
     fn set_cpu_data(pointer: usize);
-    /// This CPU's data pointer.
+    /// This CPU's data pointer; 0 until it is set.
     fn cpu_data() -> usize;
     /// The hardware's number of this CPU (`MPIDR_EL1` affinity, APIC id).
     fn cpu_hardware_id() -> u64;
+    /// What kind of CPU this is, for [`Arch::describe_cpu`].
+    fn cpu_identity() -> u64;
+    /// Writes the lines of /proc/cpuinfo for a CPU with this identity.
+    fn describe_cpu(identity: u64, out: &mut dyn core::fmt::Write) -> core::fmt::Result;
+
+    /// Starts the CPU with this hardware number at `entry(argument)` on the given kernel stack, with the kernel's page
+    /// table, no user table, interrupts masked and its data pointer 0. Returns as soon as it has been told to. A CPU
+    /// that was told keeps the right to the stack for good, since it may come late.
+    ///
+    /// # Safety
+    /// The stack is mapped and used by nobody else; a release word is that CPU's.
+    unsafe fn start_cpu(
+        hardware_id: u64,
+        how: CpuStart,
+        stack_top: VirtAddr,
+        entry: extern "C" fn(usize) -> !,
+        argument: usize,
+    ) -> Result<(), CpuStartError>;
+
+    /// Waits, cheaply and not for long, for `word` to be no longer `value`; may return at any time.
+    fn spin_wait(word: &AtomicU32, value: u32);
+    /// Makes instructions that follow be fetched anew (membarrier(2), `SYNC_CORE`).
+    fn synchronise_instructions();
 
     /// A context that starts at `entry(argument)` on the given kernel stack with interrupts masked.
     fn new_context(stack_top: VirtAddr, entry: extern "C" fn(usize) -> !, argument: usize) -> Self::Context;
@@ -233,7 +290,8 @@ pub trait Arch: 'static {
     /// `page` is page aligned and valid for writing.
     unsafe fn zero_page(page: *mut u8);
 
-    /// Makes this CPU use the user page table at `root` with this address-space number; `None`: no user mappings.
+    /// Makes this CPU use the user page table at `root` with this address-space number; `None`: no user mappings. What
+    /// was written before is ordered before the first walk of the table.
     fn activate_user_table(root: Option<(PhysAddr, u16)>);
     /// How many address-space numbers there are.
     fn nr_address_space_ids() -> u32;
@@ -247,8 +305,8 @@ pub trait Arch: 'static {
     fn flush_user_space(address_space_id: u16);
     /// Drops cached translations of a kernel range on all CPUs.
     fn flush_kernel_range(range: core::ops::Range<usize>);
-    /// Drops every cached translation on all CPUs.
-    fn flush_all();
+    /// Drops every cached translation of this CPU.
+    fn flush_all_local();
     /// Makes instruction fetches see what was written to `range` of kernel addresses (an alias of user code).
     fn sync_instructions(range: core::ops::Range<usize>);
     /// Writes dirty lines of `range` back to memory and drops them, for memory about to be used uncached.

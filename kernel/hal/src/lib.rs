@@ -23,11 +23,12 @@ mod uart;
 
 pub use address::{PAGE_SHIFT, PAGE_SIZE, PhysAddr, PhysRange, UserAddr, VirtAddr};
 pub use arch::{
-    Arch, ClockData, FaultAccess, PowerAction, SignalSetup, TrapFrame, TrapHandler, UserException, UserFault, Vdso,
+    Arch, ClockData, CpuStart, CpuStartError, FaultAccess, MAX_CPUS, PowerAction, SignalSetup, TrapFrame, TrapHandler,
+    UserException, UserFault, Vdso,
 };
 pub use config_store::ConfigStore;
 pub use device::{DeviceNode, Driver, IrqSpecifier, ProbeError};
-pub use irq_chip::{Irq, IrqChip, IrqError, IrqHandler, Trigger};
+pub use irq_chip::{Acknowledged, Cause, Irq, IrqChip, IrqError, IrqHandler, NR_IPIS, Trigger};
 pub use platform::{DmaMemory, Mmio, Platform, PlatformError};
 pub use rng::Rng;
 pub use rtc::Rtc;

@@ -5,16 +5,17 @@
 //! whatever else of the kernel is to be seen, below /sys/kernel/piton.
 
 use alloc::{format, string::String, sync::Arc, vec::Vec};
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::fmt::Write as _;
 
 use abi::{Errno, Result};
 use hal::ConfigStore;
+use klib::cpu_set::CpuSet;
 
 use super::{
     FileKind, FileOps, FileSystemStatus, Inode, Metadata, OpenFlags,
     virtual_files::{VirtualDirectory, VirtualFs, next_device, next_inode, open_bytes},
 };
-use crate::sync::Lazy;
+use crate::{smp, sync::Lazy};
 
 /// statfs(2)'s magic number.
 const MAGIC: u64 = 0x6265_6572;
@@ -74,10 +75,8 @@ impl Inode for BlobFile {
     }
 }
 
-/// Shows the device tree at /sys/firmware/devicetree/base: a directory for each node, a file for each property. Its
-/// CPUs are those present; one of them runs until [`set_cpus`] says more.
+/// Shows the device tree at /sys/firmware/devicetree/base: a directory for each node, a file for each property.
 pub fn add_device_tree(tree: &dtb::Tree<'_>) {
-    set_cpus(1, tree.cpus().len().max(1));
     let base = DIRECTORY.add_directory("firmware").add_directory("devicetree").add_directory("base");
     // Directories of the open nodes, by depth.
     let mut open = alloc::vec![(tree.root(), base)];
@@ -113,32 +112,36 @@ pub fn add_config_store(store: &Arc<dyn ConfigStore>) {
     }
 }
 
-/// A list of CPUs from 0 on, as Linux writes it.
-fn cpu_list(count: usize) -> Vec<u8> {
-    let list = match count {
-        0 => String::new(),
-        1 => String::from("0"),
-        count => format!("0-{}", count - 1),
-    };
-    format!("{list}\n").into_bytes()
+/// A list of CPUs as Linux writes it: `0,2-3`.
+pub fn cpu_list(cpus: CpuSet) -> String {
+    let mut list = String::new();
+    let mut cpus = cpus.iter().peekable();
+    while let Some(first) = cpus.next() {
+        let mut last = first;
+        while cpus.next_if_eq(&(last + 1)).is_some() {
+            last += 1;
+        }
+        let comma = if list.is_empty() { "" } else { "," };
+        // Writing to a string does not fail.
+        let _ = match first == last {
+            true => write!(list, "{comma}{first}"),
+            false => write!(list, "{comma}{first}-{last}"),
+        };
+    }
+    list
 }
 
-static ONLINE_CPUS: AtomicUsize = AtomicUsize::new(1);
-
-/// How many CPUs run, as last told to [`set_cpus`].
-pub fn online_cpus() -> usize {
-    ONLINE_CPUS.load(Ordering::Relaxed)
-}
-
-/// Shows how many CPUs run and how many there are, at /sys/devices/system/cpu. May be called again.
-pub fn set_cpus(online: usize, present: usize) {
-    ONLINE_CPUS.store(online.max(1), Ordering::Relaxed);
+/// Shows the CPUs at /sys/devices/system/cpu. To be called when those that come have come.
+pub fn add_cpus() {
     let cpu = DIRECTORY.add_directory("devices").add_directory("system").add_directory("cpu");
-    cpu.add_text("online", move || cpu_list(online));
-    cpu.add_text("possible", move || cpu_list(present));
-    cpu.add_text("present", move || cpu_list(present));
-    cpu.add_text("kernel_max", || b"63\n".to_vec());
-    for number in 0..online {
-        cpu.add_directory(&format!("cpu{number}"));
+    let line = |cpus: CpuSet| format!("{}\n", cpu_list(cpus)).into_bytes();
+    cpu.add_text("online", move || line(smp::online()));
+    cpu.add_text("offline", move || line(smp::present() & !smp::online()));
+    cpu.add_text("possible", move || line(smp::present()));
+    cpu.add_text("present", move || line(smp::present()));
+    cpu.add_text("kernel_max", || format!("{}\n", hal::MAX_CPUS - 1).into_bytes());
+    for number in smp::present().iter() {
+        let own = cpu.add_directory(&format!("cpu{number}"));
+        own.add_text("online", move || if smp::online().contains(number) { b"1\n".to_vec() } else { b"0\n".to_vec() });
     }
 }

@@ -6,12 +6,13 @@ use alloc::{
 };
 use core::{
     ops::Range,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
 };
 
 use abi::{Errno, Result, linux};
-use hal::{Arch as _, FaultAccess, PAGE_SIZE, PhysAddr, UserAddr};
+use hal::{Arch as _, FaultAccess, MAX_CPUS, PAGE_SIZE, PhysAddr, UserAddr};
 use klib::{
+    address_space_ids::{self as ids, Active, Numbers},
     page_table::{PageFlags, PageTable, TableMemory as _},
     range_map::RangeMap,
 };
@@ -63,22 +64,20 @@ pub struct AddressSpace {
     /// Held for work that grows with the number of pages, so interrupts stay on; no interrupt handler takes it.
     pub(super) inner: PlainLock<Inner>,
     root: PhysAddr,
-    /// Address-space number in the low 16 bits, its generation above; 0: none yet.
+    /// By which TLBs know it ([`klib::address_space_ids`]).
     id: AtomicU64,
     layout: IrqLock<Layout>,
     /// Whether others of the same user may look into it (PR_SET_DUMPABLE).
     dumpable: AtomicBool,
     this: Weak<Self>,
+    /// What membarrier(2) was told by MEMBARRIER_CMD_REGISTER_*, as it answers it.
+    barriers: AtomicU32,
 }
 
-/// Hands out address-space numbers. When they run out, all translations go and numbering starts anew; who runs with
-/// an older generation's number gets a new one when it is next activated. (With more than one CPU running, the others
-/// must be made to do so at once.)
-struct IdAllocator {
-    generation: u64,
-    next: u64,
-}
-static IDS: IrqLock<IdAllocator> = IrqLock::new(IdAllocator { generation: 1, next: 1 });
+/// What each CPU runs with.
+static ACTIVE: Active<MAX_CPUS> = Active::new();
+/// Which numbers of address spaces are taken. Made when first needed.
+static NUMBERS: IrqLock<Option<Numbers<MAX_CPUS>>> = IrqLock::new(None);
 
 /// What was taken out of an address space.
 #[derive(Default)]
@@ -115,30 +114,39 @@ impl AddressSpace {
             layout: IrqLock::new(Layout::default()),
             dumpable: AtomicBool::new(true),
             this: this.clone(),
+            barriers: AtomicU32::new(0),
         }))
     }
 
-    /// Makes this CPU use it.
-    pub fn activate(&self) {
-        let mut ids = IDS.lock();
-        let mut id = self.id.load(Ordering::Relaxed);
-        if id >> 16 != ids.generation {
-            if ids.next >= u64::from(Arch::nr_address_space_ids()) {
-                ids.generation += 1;
-                ids.next = 1;
+    /// Makes the calling CPU, number `cpu`, use it. Interrupts are masked, and the CPU keeps a reference meanwhile.
+    pub fn activate(&self, cpu: usize) {
+        let mut id = self.id.load(Ordering::SeqCst);
+        if !ACTIVE.take_up(cpu, id) {
+            let mut numbers = NUMBERS.lock();
+            let numbers = numbers.get_or_insert_with(|| Numbers::new(Arch::nr_address_space_ids()));
+            // Another CPU may have given it one meanwhile.
+            let assigned = numbers.assign(&ACTIVE, cpu, self.id.load(Ordering::SeqCst));
+            id = assigned.id;
+            self.id.store(id, Ordering::SeqCst);
+            if assigned.flush {
                 // Not while a space with an old number is active: it could be cached again behind the flush.
                 Arch::activate_user_table(None);
-                Arch::flush_all();
+                Arch::flush_all_local();
             }
-            id = ids.generation << 16 | ids.next;
-            ids.next += 1;
-            self.id.store(id, Ordering::Relaxed);
         }
-        Arch::activate_user_table(Some((self.root, id as u16)));
+        Arch::activate_user_table(Some((self.root, ids::number(id))));
+    }
+
+    /// The number to flush, after the page table was changed. A CPU that takes the space up under a new number, and so
+    /// could cache what was there before, has stored the number before it walks the table; the barrier orders the change
+    /// before the look at it.
+    fn number_to_flush(&self) -> u16 {
+        fence(Ordering::SeqCst);
+        ids::number(self.id.load(Ordering::SeqCst))
     }
 
     pub(super) fn flush_page(&self, address: u64) {
-        Arch::flush_user_page(self.id.load(Ordering::Relaxed) as u16, UserAddr::new(address));
+        Arch::flush_user_page(self.number_to_flush(), UserAddr::new(address));
     }
 
     fn flush_range(&self, range: &Range<u64>) {
@@ -152,7 +160,17 @@ impl AddressSpace {
     }
 
     fn flush_space(&self) {
-        Arch::flush_user_space(self.id.load(Ordering::Relaxed) as u16);
+        Arch::flush_user_space(self.number_to_flush());
+    }
+
+    /// What membarrier(2) was registered for, as bits of its commands.
+    pub fn barriers(&self) -> u32 {
+        self.barriers.load(Ordering::SeqCst)
+    }
+
+    /// Registers for commands of membarrier(2).
+    pub fn register_barriers(&self, commands: u32) {
+        self.barriers.fetch_or(commands, Ordering::SeqCst);
     }
 
     /// Whether others of the same user may look into it (prctl(2), PR_SET_DUMPABLE).
@@ -543,6 +561,7 @@ impl AddressSpace {
         let child = Self::new()?;
         *child.layout.lock() = self.layout();
         child.set_dumpable(self.is_dumpable());
+        child.register_barriers(self.barriers());
         let result = {
             let inner = self.lock_with_child_joined(&child);
             let mut other = child.inner.lock();
@@ -550,7 +569,10 @@ impl AddressSpace {
             other.top = inner.top;
             let mut result = Ok(());
             for (range, mapping) in inner.map.iter().filter(|(_, mapping)| mapping.on_fork != OnFork::Leave) {
-                other.map.insert(range.clone(), mapping.clone()).map_err(|_| Errno::ENOMEM)?;
+                if other.map.insert(range.clone(), mapping.clone()).is_err() {
+                    result = Err(klib::page_table::MapError::NoMemory);
+                    break;
+                }
                 if mapping.on_fork == OnFork::Wipe {
                     continue;
                 }
@@ -576,7 +598,9 @@ impl AddressSpace {
     }
 
     /// Makes the page at `address` accessible and calls `with` its frame and the offset in it. For futex words, the
-    /// kernel's own writes into a new program, and reads of another process. EFAULT, ENOMEM.
+    /// kernel's own writes into a new program, and reads of another process. `with` runs with the address space locked,
+    /// so that the page is not copied (fork and a write) or taken away in the middle of it; it takes no lock.
+    /// EFAULT, ENOMEM.
     pub fn with_frame<T>(
         &self,
         address: UserAddr,
@@ -592,11 +616,9 @@ impl AddressSpace {
                     && flags.contains(PageFlags::USER)
                 {
                     let page = PhysAddr::new(physical).page_down();
-                    // SAFETY: borrows the page table's reference while the lock is held; its clone is our own.
+                    // SAFETY: borrows the page table's reference while the lock is held.
                     let borrowed = core::mem::ManuallyDrop::new(unsafe { FrameRef::from_raw(page) });
-                    let frame = FrameRef::clone(&borrowed);
-                    drop(inner);
-                    return Ok(with(&frame, address.page_offset()));
+                    return Ok(with(&borrowed, address.page_offset()));
                 }
             }
             match self.fault(address, access) {

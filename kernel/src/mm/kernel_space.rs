@@ -12,7 +12,7 @@ use core::{
     sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
-use hal::{Arch as _, PAGE_SIZE, PhysAddr, PhysRange, PlatformError};
+use hal::{Arch as _, PAGE_SIZE, PhysAddr, PhysRange, PlatformError, VirtAddr};
 use klib::{
     frames::Frame,
     page_table::{PageFlags, PageTable, TableMemory},
@@ -34,8 +34,8 @@ pub const HEAP_WINDOW: Range<usize> = window(1 << 36, 1 << 35);
 pub const SPAN_WINDOW: Range<usize> = window((1 << 36) + (1 << 35), 1 << 35);
 /// Kernel stacks (stack.rs).
 pub const STACK_WINDOW: Range<usize> = window(1 << 37, 1 << 36);
-/// Uncached aliases of memory for devices that do not snoop caches.
-const UNCACHED_WINDOW: Range<usize> = window(1 << 38, 1 << 36);
+/// Aliases of memory: uncached ones for devices that do not snoop caches, words that other CPUs start by.
+const ALIAS_WINDOW: Range<usize> = window(1 << 38, 1 << 36);
 
 const fn window(offset: usize, len: usize) -> Range<usize> {
     Arch::DYNAMIC_RANGE.start + offset..Arch::DYNAMIC_RANGE.start + offset + len
@@ -362,16 +362,27 @@ pub fn map_mmio(range: PhysRange) -> Result<hal::Mmio, PlatformError> {
     Ok(hal::Mmio { base: NonNull::new(base).ok_or(PlatformError::BadRange)?, len: range.len as usize })
 }
 
+/// Maps the 64-bit word at `physical`, which may be memory that is not the kernel's, as ordinary memory, for good.
+pub fn map_word(physical: PhysAddr) -> Result<VirtAddr, PlatformError> {
+    let page = physical.page_down();
+    let address = take_alias(PAGE_SIZE)?;
+    map(address, page.get(), PAGE_SIZE as u64, DATA)?;
+    Ok(VirtAddr::new(address + physical.page_offset()))
+}
+
+/// Takes `len` bytes of the window for aliases, and one page more that stays unmapped.
+fn take_alias(len: usize) -> Result<usize, PlatformError> {
+    static NEXT: AtomicUsize = AtomicUsize::new(ALIAS_WINDOW.start);
+    let address = NEXT.fetch_add(len + PAGE_SIZE, Ordering::Relaxed);
+    if address + len > ALIAS_WINDOW.end { Err(PlatformError::NoMemory) } else { Ok(address) }
+}
+
 /// Maps `pages` of physical memory uncached, after writing back and dropping what caches hold of it.
 pub fn map_uncached(physical: PhysAddr, pages: usize) -> Result<NonNull<u8>, PlatformError> {
-    static NEXT: AtomicUsize = AtomicUsize::new(UNCACHED_WINDOW.start);
     let len = pages * PAGE_SIZE;
     let cached = frames::linear(physical).addr();
     Arch::clean_and_invalidate(cached..cached + len);
-    let address = NEXT.fetch_add(len + PAGE_SIZE, Ordering::Relaxed);
-    if address + len > UNCACHED_WINDOW.end {
-        return Err(PlatformError::NoMemory);
-    }
+    let address = take_alias(len)?;
     map(address, physical.get(), len as u64, DATA | PageFlags::UNCACHED)?;
     NonNull::new(core::ptr::with_exposed_provenance_mut(address)).ok_or(PlatformError::BadRange)
 }

@@ -14,7 +14,6 @@ use crate::{
         exit::{self, WaitFor, WaitOptions, WaitOutcome},
         identity,
         process::{self, ExitStatus},
-        scheduler,
     },
     time::SECOND,
 };
@@ -231,7 +230,6 @@ fn usage(cpu_time_ns: u64, resident_pages: u64) -> linux::rusage {
 /// [getrusage(2)](https://man7.org/linux/man-pages/man2/getrusage.2.html).
 pub fn sys_getrusage(call: &mut Call<'_>) -> Result<u64> {
     const THREAD: i32 = linux::RUSAGE_THREAD as i32;
-    scheduler::account();
     let process = call.process();
     let resident = process.memory().map_or(0, |memory| memory.resident_pages());
     let usage = match call.int(0) {
@@ -247,7 +245,6 @@ pub fn sys_getrusage(call: &mut Call<'_>) -> Result<u64> {
 /// [times(2)](https://man7.org/linux/man-pages/man2/times.2.html), in ticks of 10 ms.
 pub fn sys_times(call: &mut Call<'_>) -> Result<u64> {
     const TICK_NS: u64 = SECOND / 100;
-    scheduler::account();
     let process = call.process();
     let times = [process.cpu_time_ns() / TICK_NS, 0, process.children_cpu_time_ns() / TICK_NS, 0];
     if let Some(address) = call.optional_address(0) {

@@ -1,14 +1,20 @@
 //! Threads: clone, futex, scheduling.
 
+use alloc::sync::Arc;
+use core::sync::atomic::{Ordering, fence};
+
 use abi::{Errno, Result, linux};
 use hal::UserAddr;
+use klib::cpu_set::CpuSet;
 
 use super::{Call, time::timeout_in};
 use crate::{
     mm::user,
+    smp,
     task::{
         clone::{self, CloneRequest},
         exit, futex, process, scheduler,
+        thread::Thread,
     },
     time,
 };
@@ -138,23 +144,41 @@ pub fn sys_sched_yield(_call: &mut Call<'_>) -> Result<u64> {
     Ok(0)
 }
 
-/// [sched_getaffinity(2)](https://man7.org/linux/man-pages/man2/sched_setaffinity.2.html): one CPU runs.
+/// The thread that argument 0 of an affinity call names. ESRCH.
+fn affinity_of(call: &Call<'_>) -> Result<Arc<Thread>> {
+    match call.int(0) {
+        0 => Ok(call.thread.clone()),
+        tid => process::find_thread(tid).ok_or(Errno::ESRCH),
+    }
+}
+
+/// [sched_getaffinity(2)](https://man7.org/linux/man-pages/man2/sched_setaffinity.2.html): of the CPUs that run.
 pub fn sys_sched_getaffinity(call: &mut Call<'_>) -> Result<u64> {
     if !call.size(1).is_multiple_of(8) || call.size(1) == 0 {
         return Err(Errno::EINVAL);
     }
-    find_thread(call)?;
-    user::copy_out(call.address(2), &1u64)?;
-    Ok(8)
+    let cpus = affinity_of(call)?.affinity() & smp::online();
+    user::copy_out(call.address(2), &cpus.bits())?;
+    Ok(size_of::<u64>() as u64)
 }
 
-/// [sched_setaffinity(2)](https://man7.org/linux/man-pages/man2/sched_setaffinity.2.html).
+/// [sched_setaffinity(2)](https://man7.org/linux/man-pages/man2/sched_setaffinity.2.html). EPERM for another user's
+/// thread.
 pub fn sys_sched_setaffinity(call: &mut Call<'_>) -> Result<u64> {
-    find_thread(call)?;
-    let mut mask = [0; 8];
-    let len = call.size(1).min(8);
+    let mut mask = [0; size_of::<u64>()];
+    let len = call.size(1).min(mask.len());
     user::copy_in_bytes(call.address(2), &mut mask[..len])?;
-    if mask[0] & 1 == 0 { Err(Errno::EINVAL) } else { Ok(0) }
+    let thread = affinity_of(call)?;
+    if !call.thread.identity.own().may_schedule(&thread.identity.own()) {
+        return Err(Errno::EPERM);
+    }
+    // As Linux on arm64, a little-endian word.
+    let cpus = CpuSet::from_bits(u64::from_le_bytes(mask)) & smp::present();
+    if (cpus & smp::online()).is_empty() {
+        return Err(Errno::EINVAL);
+    }
+    scheduler::set_affinity(&thread, cpus);
+    Ok(0)
 }
 
 fn find_thread(call: &Call<'_>) -> Result<()> {
@@ -223,23 +247,63 @@ pub fn sys_setpriority(call: &mut Call<'_>) -> Result<u64> {
     if call.uint(0) > 2 { Err(Errno::EINVAL) } else { Ok(0) }
 }
 
-/// [getcpu(2)](https://man7.org/linux/man-pages/man2/getcpu.2.html).
+/// [getcpu(2)](https://man7.org/linux/man-pages/man2/getcpu.2.html): all memory is equally near.
 pub fn sys_getcpu(call: &mut Call<'_>) -> Result<u64> {
-    for index in 0..2 {
+    for (index, value) in [scheduler::cpu_number() as u32, 0].into_iter().enumerate() {
         if let Some(address) = call.optional_address(index) {
-            user::copy_out(address, &0u32)?;
+            user::copy_out(address, &value)?;
         }
     }
     Ok(0)
 }
 
-/// [membarrier(2)](https://man7.org/linux/man-pages/man2/membarrier.2.html): with one CPU running, a system call is
-/// barrier enough.
+/// Commands of membarrier(2), as `enum membarrier_cmd` numbers them.
+mod membarrier {
+    pub const QUERY: u32 = 0;
+    pub const GLOBAL: u32 = 1 << 0;
+    pub const GLOBAL_EXPEDITED: u32 = 1 << 1;
+    pub const REGISTER_GLOBAL_EXPEDITED: u32 = 1 << 2;
+    pub const PRIVATE_EXPEDITED: u32 = 1 << 3;
+    pub const REGISTER_PRIVATE_EXPEDITED: u32 = 1 << 4;
+    pub const PRIVATE_EXPEDITED_SYNC_CORE: u32 = 1 << 5;
+    pub const REGISTER_PRIVATE_EXPEDITED_SYNC_CORE: u32 = 1 << 6;
+    pub const GET_REGISTRATIONS: u32 = 1 << 9;
+    /// All but those for rseq(2).
+    pub const SUPPORTED: u32 = 0x7f | GET_REGISTRATIONS;
+}
+
+/// [membarrier(2)](https://man7.org/linux/man-pages/man2/membarrier.2.html). EPERM for a private barrier without
+/// registration.
 pub fn sys_membarrier(call: &mut Call<'_>) -> Result<u64> {
-    const SUPPORTED: u32 = 0x1f;
-    match call.uint(0) {
-        0 if call.uint(1) == 0 => Ok(u64::from(SUPPORTED)),
-        command if command.is_power_of_two() && command & SUPPORTED != 0 && call.uint(1) == 0 => Ok(0),
+    let (command, flags) = (call.uint(0), call.uint(1));
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let memory = call.thread.memory().ok_or(Errno::EINVAL)?;
+    let private = |registration: u32| {
+        if memory.barriers() & registration == 0 {
+            return Err(Errno::EPERM);
+        }
+        // The caller's own accesses come before the look at who runs; see `scheduler::users_of`.
+        fence(Ordering::SeqCst);
+        smp::barrier_on(scheduler::users_of(&memory));
+        Ok(0)
+    };
+    match command {
+        membarrier::QUERY => Ok(u64::from(membarrier::SUPPORTED)),
+        membarrier::GLOBAL | membarrier::GLOBAL_EXPEDITED => {
+            smp::barrier_on(CpuSet::ALL);
+            Ok(0)
+        }
+        membarrier::REGISTER_GLOBAL_EXPEDITED
+        | membarrier::REGISTER_PRIVATE_EXPEDITED
+        | membarrier::REGISTER_PRIVATE_EXPEDITED_SYNC_CORE => {
+            memory.register_barriers(command);
+            Ok(0)
+        }
+        membarrier::PRIVATE_EXPEDITED => private(membarrier::REGISTER_PRIVATE_EXPEDITED),
+        membarrier::PRIVATE_EXPEDITED_SYNC_CORE => private(membarrier::REGISTER_PRIVATE_EXPEDITED_SYNC_CORE),
+        membarrier::GET_REGISTRATIONS => Ok(u64::from(memory.barriers())),
         _ => Err(Errno::EINVAL),
     }
 }

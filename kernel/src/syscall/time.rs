@@ -10,7 +10,6 @@ use crate::{
     mm::user,
     task::{
         process::{self, Process},
-        scheduler,
         signal::{self, SignalInfo},
         wait::{self, WaitError},
     },
@@ -39,7 +38,6 @@ fn timeval(ns: u64) -> linux::__kernel_old_timeval {
 fn read_clock(call: &Call<'_>, clock: i32) -> Result<u64> {
     if clock < 0 {
         let id = !(clock >> 3);
-        scheduler::account();
         if clock & 4 != 0 {
             let thread = if id == 0 { call.thread.clone() } else { process::find_thread(id).ok_or(Errno::EINVAL)? };
             return Ok(thread.cpu_time_ns());
@@ -52,14 +50,8 @@ fn read_clock(call: &Call<'_>, clock: i32) -> Result<u64> {
         linux::CLOCK_MONOTONIC | linux::CLOCK_MONOTONIC_COARSE | linux::CLOCK_MONOTONIC_RAW | linux::CLOCK_BOOTTIME => {
             Ok(time::monotonic_ns())
         }
-        linux::CLOCK_PROCESS_CPUTIME_ID => {
-            scheduler::account();
-            Ok(call.process().cpu_time_ns())
-        }
-        linux::CLOCK_THREAD_CPUTIME_ID => {
-            scheduler::account();
-            Ok(call.thread.cpu_time_ns())
-        }
+        linux::CLOCK_PROCESS_CPUTIME_ID => Ok(call.process().cpu_time_ns()),
+        linux::CLOCK_THREAD_CPUTIME_ID => Ok(call.thread.cpu_time_ns()),
         _ => Err(Errno::EINVAL),
     }
 }

@@ -118,12 +118,16 @@ fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Res
         }
     })?;
     child.identity.inherit(credentials, charge);
+    child.set_affinity(thread.affinity());
     {
+        let (mask, alt_stack) = {
+            let own = thread.signals.lock();
+            (own.mask, own.alt_stack)
+        };
         let mut signals = child.signals.lock();
-        let own = thread.signals.lock();
-        signals.mask = own.mask;
+        signals.mask = mask;
         if !has(linux::CLONE_VM) || has(linux::CLONE_VFORK) {
-            signals.alt_stack = own.alt_stack;
+            signals.alt_stack = alt_stack;
         }
     }
     if has(linux::CLONE_PARENT_SETTID) {

@@ -14,7 +14,7 @@ use super::{
     scheduler,
     signal::AltStack,
     thread::{Thread, ThreadAddresses},
-    vdso,
+    vdso, wait,
 };
 use crate::{
     arch::{Arch, TrapFrame},
@@ -388,7 +388,7 @@ pub fn replace(thread: &Arc<Thread>, frame: &mut TrapFrame, file: Path, program:
         state.executable = Some(loaded.executable);
         (state.memory.replace(loaded.memory.clone()), state.files.clone())
     };
-    loaded.memory.activate();
+    scheduler::use_memory(Some(loaded.memory));
     drop(old_memory);
     // A table shared with other processes (CLONE_FILES) is not theirs any more.
     let own = if Arc::strong_count(&files) > 2 { Arc::new(files.fork_copy()) } else { files };
@@ -413,27 +413,38 @@ pub fn replace(thread: &Arc<Thread>, frame: &mut TrapFrame, file: Path, program:
 }
 
 /// Ends all threads of the process but the running one, which takes the process's number. `false` when the whole
-/// process is to end.
+/// process is to end, or another of its threads was first to do this.
 fn end_other_threads(thread: &Arc<Thread>) -> bool {
     let process = thread.process();
     if process.threads().len() > 1 {
-        process.set_exiting();
-        for other in process.threads() {
-            if !Arc::ptr_eq(&other, thread) {
-                other.notify();
+        let others = {
+            let state = process.state.lock();
+            if !process.set_exiting() {
+                // Whoever was first has told or will tell all threads, this one too.
+                return false;
             }
+            // No thread is added any more.
+            state.threads.clone()
+        };
+        for other in others.iter().filter(|other| !Arc::ptr_eq(other, thread)) {
+            other.notify();
         }
-        while process.threads().len() > 1 {
-            scheduler::yield_now();
-        }
-        if process.state.lock().requested.is_some() {
+        drop(others);
+        wait::wait_uninterrupted(&process.changed, || process.state.lock().threads.len() == 1);
+        let must_end = {
+            let state = process.state.lock();
+            if state.requested.is_none() {
+                process.clear_exiting();
+            }
+            state.requested.is_some()
+        };
+        if must_end {
             thread.notify();
             return false;
         }
-        process.clear_exiting();
     }
     if thread.tid() != process.pid() {
-        super::process::remove_thread(thread.tid());
+        super::process::remove_thread(thread);
         thread.set_tid(process.pid());
         process.identity.drop_charge();
         super::process::add_thread(thread.clone());

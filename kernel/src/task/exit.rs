@@ -3,20 +3,16 @@
 use alloc::{sync::Arc, vec::Vec};
 
 use abi::{Errno, Result, linux};
-use hal::Arch as _;
 
 use super::{
     futex,
     process::{self, ExitStatus, Process},
     scheduler,
     signal::{self, SIG_IGN, SignalInfo},
-    thread::{RunState, Thread},
+    thread::Thread,
     wait::{self, WaitError},
 };
-use crate::{
-    arch::Arch,
-    fs::{self, fd_table::FdTable},
-};
+use crate::fs::{self, fd_table::FdTable};
 
 /// Ends the process of the running thread (exit_group(2), or a signal).
 pub fn exit_process(thread: &Arc<Thread>, status: ExitStatus) -> ! {
@@ -26,8 +22,11 @@ pub fn exit_process(thread: &Arc<Thread>, status: ExitStatus) -> ! {
 
 /// Asks all threads of a process to end. The first request's status counts.
 pub fn request_exit(process: &Arc<Process>, status: ExitStatus) {
-    process.state.lock().requested.get_or_insert(status);
-    process.set_exiting();
+    {
+        let mut state = process.state.lock();
+        state.requested.get_or_insert(status);
+        process.set_exiting();
+    }
     for thread in process.threads() {
         thread.notify();
     }
@@ -44,7 +43,10 @@ pub fn exit_thread(thread: &Arc<Thread>) -> ! {
     if let Some(address) = addresses.clear_child_tid {
         futex::clear_and_wake(address);
     }
-    scheduler::account();
+    // Nothing of the program's memory is touched from here on, so its last user can take it down.
+    scheduler::use_memory(None);
+    // Before the process is without this thread: one that runs another program then takes the process's number.
+    process::remove_thread(thread);
     let (last, gone) = {
         let mut state = process.state.lock();
         let position = state.threads.iter().position(|other| Arc::ptr_eq(other, thread));
@@ -62,17 +64,13 @@ pub fn exit_thread(thread: &Arc<Thread>) -> ! {
     } else {
         drop(charge);
     }
-    process::remove_thread(thread.tid());
     if last {
         end_process(&process);
     } else {
         process.changed.wake_all();
     }
     drop(process);
-    Arch::mask_interrupts();
-    thread.set_run_state(RunState::Dead);
-    scheduler::schedule();
-    unreachable!("a dead thread ran again");
+    scheduler::end(thread)
 }
 
 /// The last thread is gone: gives everything back and tells the parent.
@@ -93,7 +91,6 @@ fn end_process(process: &Arc<Process>) {
     drop(alarm);
     drop(files);
     drop(fs_executable);
-    Arch::activate_user_table(None);
     drop(memory);
     adopt(children);
     {
@@ -122,9 +119,11 @@ fn adopt(children: Vec<Arc<Process>>) {
     let Some(first) = process::find(1) else { return };
     let mut ended = false;
     for child in children {
+        // Known before it is told so: a child that ends now is looked for among its parent's children.
+        first.state.lock().children.push(child.clone());
         child.set_parent(1);
+        // One that has ended and told its old parent is told of here; one that ends later sees its new parent.
         ended |= child.exit_status().is_some();
-        first.state.lock().children.push(child);
     }
     if ended {
         signal::send_to_process(&first, linux::SIGCHLD, SignalInfo::kernel(linux::SIGCHLD));
@@ -157,15 +156,22 @@ pub(super) fn notify_parent(process: &Arc<Process>, code: i32, value: i32) {
     parent.child_changed.wake_all();
 }
 
-fn reap(parent: &Process, child: &Arc<Process>) {
+/// Takes an ended child away from its parent. `false` where another thread has: a child is reported once.
+fn reap(parent: &Process, child: &Arc<Process>) -> bool {
+    let used_ns = child.cpu_time_ns() + child.children_cpu_time_ns();
     let removed = {
         let mut state = parent.state.lock();
-        state.children_ns += child.cpu_time_ns() + child.children_cpu_time_ns();
         let position = state.children.iter().position(|other| Arc::ptr_eq(other, child));
-        position.map(|position| state.children.remove(position))
+        let removed = position.map(|position| state.children.remove(position));
+        if removed.is_some() {
+            state.children_ns += used_ns;
+        }
+        removed
     };
-    drop(removed);
-    process::remove_process(child.pid());
+    if removed.is_some() {
+        process::remove_process(child.pid());
+    }
+    removed.is_some()
 }
 
 /// A stop signal arrived: the whole process stops.
@@ -178,8 +184,8 @@ pub(super) fn stop(thread: &Arc<Thread>, signal: u32) {
         let mut state = process.state.lock();
         state.stopped = Some(signal);
         state.changed = Some((signal as i32) << 8 | 0x7f);
+        process.set_stopping(true);
     }
-    process.set_stopping(true);
     for other in process.threads() {
         if !Arc::ptr_eq(&other, thread) {
             other.notify();
@@ -262,8 +268,8 @@ pub fn wait_for_child(caller: &Arc<Process>, which: WaitFor, options: WaitOption
         for child in &candidates {
             if let Some(word) = report(child, options) {
                 let cpu_time_ns = child.cpu_time_ns() + child.children_cpu_time_ns();
-                if !options.keep && child.exit_status().is_some() {
-                    reap(caller, child);
+                if !options.keep && child.exit_status().is_some() && !reap(caller, child) {
+                    continue;
                 }
                 return Some(Ok(Some(WaitOutcome {
                     pid: child.pid(),

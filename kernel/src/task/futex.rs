@@ -3,7 +3,7 @@
 //! A waiter is known by where its word is: in one address space, or, for shared mappings, in the mapped object. The
 //! word is compared with the bucket's lock held, so a wake between comparison and sleep cannot be missed.
 
-use alloc::{collections::VecDeque, sync::Arc};
+use alloc::{collections::VecDeque, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use abi::{Errno, Result};
@@ -33,7 +33,8 @@ struct Waiter {
     woken: AtomicBool,
 }
 
-type Bucket = IrqLock<VecDeque<(Key, Arc<Waiter>)>>;
+type Waiters = VecDeque<(Key, Arc<Waiter>)>;
+type Bucket = IrqLock<Waiters>;
 
 const BUCKETS: usize = 64;
 static TABLE: [Bucket; BUCKETS] = [const { IrqLock::new(VecDeque::new()) }; BUCKETS];
@@ -109,23 +110,29 @@ fn leave(waiter: &Arc<Waiter>) {
     }
 }
 
+/// Wakes up to `count` waiters of a word; returns how many.
 fn wake_key(key: &Key, count: u32, bitset: u32) -> u32 {
-    let mut woken = 0;
-    let mut bucket = TABLE[bucket_index(key)].lock();
+    let mut woken = Vec::new();
+    wake_in(&mut TABLE[bucket_index(key)].lock(), key, count, bitset, &mut woken);
+    woken.len() as u32
+}
+
+/// As [`wake_key`] in a locked bucket. Whom it wakes goes to `woken`, to be dropped without the lock: this may be the
+/// last reference to a thread that has ended since.
+fn wake_in(bucket: &mut Waiters, key: &Key, count: u32, bitset: u32, woken: &mut Vec<Arc<Waiter>>) {
     let mut index = 0;
-    while index < bucket.len() && woken < count {
+    while index < bucket.len() && (woken.len() as u32) < count {
         let (other, waiter) = &bucket[index];
         if other == key && waiter.bitset & bitset != 0 {
             if let Some((_, waiter)) = bucket.remove(index) {
                 waiter.woken.store(true, Ordering::Release);
                 waiter.thread.wake();
-                woken += 1;
+                woken.push(waiter);
             }
         } else {
             index += 1;
         }
     }
-    woken
 }
 
 /// FUTEX_WAKE and FUTEX_WAKE_BITSET: wakes up to `count` waiters; returns how many.
@@ -147,34 +154,42 @@ pub fn requeue(
     expected: Option<u32>,
 ) -> Result<u32> {
     let (from, to) = (key(address, private)?, key(target, private)?);
+    // Brings the page in, so that the look under the lock finds it.
+    let _: u32 = user::copy_in(address)?;
+    let mut woken = Vec::new();
+    // Both at once, so that a waiter is always in one of them: one that leaves would else be moved, and woken, when it is
+    // gone. The one with the lower number is locked first.
+    let (from_index, to_index) = (bucket_index(&from), bucket_index(&to));
+    let low = &mut *TABLE[from_index.min(to_index)].lock();
+    let mut high = (from_index != to_index).then(|| TABLE[from_index.max(to_index)].lock());
     if let Some(expected) = expected
         && user::copy_in::<u32>(address)? != expected
     {
         return Err(Errno::EAGAIN);
     }
-    let woken = wake_key(&from, count, MATCH_ANY);
-    let mut moved = VecDeque::new();
-    {
-        let mut bucket = TABLE[bucket_index(&from)].lock();
-        let mut index = 0;
-        while index < bucket.len() && (moved.len() as u32) < limit {
-            if bucket[index].0 == from {
-                moved.extend(bucket.remove(index));
-            } else {
+    let (source, mut sink) = match &mut high {
+        None => (low, None),
+        Some(high) if from_index < to_index => (low, Some(&mut **high)),
+        Some(high) => (&mut **high, Some(low)),
+    };
+    wake_in(source, &from, count, MATCH_ANY, &mut woken);
+    let mut moved = 0;
+    let mut index = 0;
+    while index < source.len() && moved < limit {
+        if source[index].0 != from {
+            index += 1;
+            continue;
+        }
+        moved += 1;
+        match &mut sink {
+            None => {
+                source[index].0 = to;
                 index += 1;
             }
-        }
-        // Put into the new bucket before the old one is let go where they are the same; otherwise a waiter that
-        // leaves in between is in neither, finds nothing to remove, and is dropped from the new one when woken.
-        if bucket_index(&from) == bucket_index(&to) {
-            let count = moved.len() as u32;
-            bucket.extend(moved.into_iter().map(|(_, waiter)| (to, waiter)));
-            return Ok(woken + count);
+            Some(sink) => sink.extend(source.remove(index).map(|(_, waiter)| (to, waiter))),
         }
     }
-    let count = moved.len() as u32;
-    TABLE[bucket_index(&to)].lock().extend(moved.into_iter().map(|(_, waiter)| (to, waiter)));
-    Ok(woken + count)
+    Ok(woken.len() as u32 + moved)
 }
 
 /// FUTEX_WAKE_OP: changes the second word, wakes waiters of the first, and those of the second where its old value

@@ -3,7 +3,7 @@
 use alloc::{collections::BTreeMap, string::String, sync::Arc, vec::Vec};
 use core::{
     ops::Range,
-    sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering, fence},
 };
 
 use abi::{Errno, Result, linux};
@@ -116,11 +116,9 @@ pub const PID_MAX: i32 = 4_194_304;
 /// A number that no process, thread, group or session has.
 pub fn new_pid() -> i32 {
     loop {
-        let pid = NEXT_PID.fetch_add(1, Ordering::Relaxed);
-        if pid >= PID_MAX {
-            NEXT_PID.store(2, Ordering::Relaxed);
-            continue;
-        }
+        // In one step, so that no two CPUs get the same where the numbers begin anew.
+        let next = |pid| Some(if pid + 1 < PID_MAX { pid + 1 } else { 2 });
+        let pid = NEXT_PID.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or(2);
         let in_use = THREADS.lock().contains_key(&pid)
             || PROCESSES.lock().values().any(|process| {
                 let state = process.state.lock();
@@ -167,9 +165,9 @@ pub(super) fn add_thread(thread: Arc<Thread>) {
     THREADS.lock().insert(thread.tid(), thread);
 }
 
-pub(super) fn remove_thread(tid: i32) {
-    let thread = THREADS.lock().remove(&tid);
-    drop(thread);
+pub(super) fn remove_thread(thread: &Arc<Thread>) {
+    let removed = THREADS.lock().remove(&thread.tid());
+    drop(removed);
 }
 
 /// The limits a first process has.
@@ -254,10 +252,12 @@ impl Process {
     }
     /// Its parent's number.
     pub fn parent_pid(&self) -> i32 {
-        self.parent.load(Ordering::Relaxed)
+        self.parent.load(Ordering::SeqCst)
     }
     pub(super) fn set_parent(&self, pid: i32) {
-        self.parent.store(pid, Ordering::Relaxed);
+        self.parent.store(pid, Ordering::SeqCst);
+        // Before a look at whether it has ended; who ends looks the other way round (`exit::adopt`).
+        fence(Ordering::SeqCst);
     }
     /// Its process group.
     pub fn group(&self) -> i32 {
@@ -360,6 +360,8 @@ impl Process {
     pub fn is_exiting(&self) -> bool {
         self.exiting.load(Ordering::Relaxed)
     }
+    /// Says that all are to end; `false` where it was said before. Changed with the state locked, as `requested` is, and
+    /// so are `clear_exiting` and `set_stopping`.
     pub(super) fn set_exiting(&self) -> bool {
         !self.exiting.swap(true, Ordering::AcqRel)
     }

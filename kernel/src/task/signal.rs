@@ -306,11 +306,17 @@ fn prepare(process: &Arc<Process>, signal: u32) {
         for thread in process.threads() {
             thread.signals.lock().pending.discard(STOPS);
         }
-        let was_stopped = process.state.lock().stopped.take().is_some();
-        process.set_stopping(false);
+        let was_stopped = {
+            let mut state = process.state.lock();
+            process.set_stopping(false);
+            let was_stopped = state.stopped.take().is_some();
+            if was_stopped && signal == linux::SIGCONT {
+                state.changed = Some(0xffff);
+            }
+            was_stopped
+        };
         if was_stopped {
             if signal == linux::SIGCONT {
-                process.state.lock().changed = Some(0xffff);
                 exit::notify_parent(process, linux::CLD_CONTINUED as i32, linux::SIGCONT as i32);
             }
             process.changed.wake_all();

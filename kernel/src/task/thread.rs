@@ -3,11 +3,12 @@
 use alloc::{string::String, sync::Arc};
 use core::{
     cell::UnsafeCell,
-    sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering},
 };
 
 use abi::{Errno, Result};
 use hal::{Arch as _, UserAddr, VirtAddr};
+use klib::cpu_set::CpuSet;
 
 use super::{
     identity::Identity,
@@ -22,13 +23,15 @@ use crate::{
     sync::IrqLock,
 };
 
-/// Whether and why a thread runs. Changed under the run queue's lock only.
+/// Whether and why a thread runs. Changed under the lock of its home's run queue only ([`scheduler`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum RunState {
+    /// Made and not started yet: nothing wakes it.
+    New,
     /// On a CPU.
     Running,
-    /// In a run queue.
+    /// In a run queue, or on its way into one.
     Runnable,
     /// Waiting to be woken.
     Blocked,
@@ -72,6 +75,12 @@ pub struct Thread {
     /// Given back with the thread.
     _stack: Option<KernelStack>,
     run_state: AtomicU8,
+    /// The CPU it runs on, waits for, or ran on last.
+    home: AtomicUsize,
+    /// From when a CPU chooses it until its registers are saved again.
+    being_run: AtomicBool,
+    /// CPUs it may run on.
+    affinity: AtomicU64,
     name: IrqLock<[u8; 16]>,
     cpu_time_ns: AtomicU64,
     /// The scheduler's virtual run time.
@@ -99,11 +108,23 @@ unsafe impl Sync for Thread {}
 impl Thread {
     /// The thread of the code that runs during boot, on the boot stack.
     pub fn idle(process: Arc<Process>) -> Arc<Self> {
+        Self::idle_on(process, None)
+    }
+
+    fn idle_on(process: Arc<Process>, stack: Option<KernelStack>) -> Arc<Self> {
         extern "C" fn never(_: usize) -> ! {
             unreachable!("the idle thread is not started")
         }
         let context = Arch::new_context(VirtAddr::new(0), never, 0);
-        Arc::new(Self::build(0, process, false, context, None, b"idle"))
+        Arc::new(Self::build(0, process, false, context, stack, b"idle"))
+    }
+
+    /// The idle thread of another CPU, and the top of the stack that the CPU is to start on. ENOMEM.
+    pub fn secondary_idle(process: Arc<Process>) -> Result<(Arc<Self>, VirtAddr)> {
+        let stack = KernelStack::new().ok_or(Errno::ENOMEM)?;
+        let top = stack.top();
+        let thread = Self::idle_on(process, Some(stack));
+        Ok((thread, top))
     }
 
     /// A thread of the kernel that starts at `entry(argument)`. ENOMEM.
@@ -154,7 +175,10 @@ impl Thread {
             is_user,
             context: UnsafeCell::new(context),
             _stack: stack,
-            run_state: AtomicU8::new(RunState::Blocked as u8),
+            run_state: AtomicU8::new(RunState::New as u8),
+            home: AtomicUsize::new(0),
+            being_run: AtomicBool::new(false),
+            affinity: AtomicU64::new(CpuSet::ALL.bits()),
             name: IrqLock::new([0; 16]),
             cpu_time_ns: AtomicU64::new(0),
             run_time_ns: AtomicU64::new(0),
@@ -210,8 +234,13 @@ impl Thread {
         *self.name.lock() = own;
     }
 
-    /// CPU time used, in nanoseconds, up to the last switch.
+    /// CPU time used until now, in nanoseconds.
     pub fn cpu_time_ns(&self) -> u64 {
+        scheduler::cpu_time_ns(self)
+    }
+
+    /// CPU time used, in nanoseconds, up to the last switch.
+    pub(super) fn counted_cpu_time_ns(&self) -> u64 {
         self.cpu_time_ns.load(Ordering::Relaxed)
     }
 
@@ -236,15 +265,49 @@ impl Thread {
     /// Whether it runs.
     pub fn run_state(&self) -> RunState {
         match self.run_state.load(Ordering::Relaxed) {
-            0 => RunState::Running,
-            1 => RunState::Runnable,
-            2 => RunState::Blocked,
+            0 => RunState::New,
+            1 => RunState::Running,
+            2 => RunState::Runnable,
+            3 => RunState::Blocked,
             _ => RunState::Dead,
         }
     }
 
     pub(super) fn set_run_state(&self, state: RunState) {
         self.run_state.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// The CPU it runs on, waits for, or ran on last. Stays the same while that one's queue is locked.
+    pub fn home(&self) -> usize {
+        self.home.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_home(&self, cpu: usize) {
+        self.home.store(cpu, Ordering::Relaxed);
+    }
+
+    /// Whether a CPU has chosen it and not yet saved its registers again.
+    pub(super) fn is_being_run(&self) -> bool {
+        self.being_run.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_being_run(&self, being_run: bool) {
+        self.being_run.store(being_run, Ordering::Release);
+    }
+
+    /// The CPUs it may run on, of all there may ever be.
+    pub fn affinity(&self) -> CpuSet {
+        CpuSet::from_bits(self.affinity.load(Ordering::Relaxed))
+    }
+
+    /// Sets it for a thread that has not started; else [`scheduler::set_affinity`] does.
+    pub(super) fn set_affinity(&self, cpus: CpuSet) {
+        self.affinity.store(cpus.bits(), Ordering::Relaxed);
+    }
+
+    /// Whether it runs a program, in its process's address space.
+    pub(super) fn is_user(&self) -> bool {
+        self.is_user
     }
 
     pub(super) fn context(&self) -> *mut Context {
@@ -261,24 +324,15 @@ impl Thread {
         unsafe { &mut *self.context.get() }
     }
 
-    /// Makes the CPU use this thread's address space, coming from `from`.
-    pub(super) fn activate_memory(&self, from: &Self) {
-        match (self.is_user, from.is_user) {
-            (false, false) => {}
-            (false, true) => Arch::activate_user_table(None),
-            (true, true) if Arc::ptr_eq(&self.process, &from.process) => {}
-            (true, _) => match self.process.memory() {
-                Some(memory) => memory.activate(),
-                None => Arch::activate_user_table(None),
-            },
-        }
-    }
-
-    /// Makes it look at its signals, its process's state and its pending restart before the program goes on, and ends
-    /// an interruptible wait.
+    /// Makes it look at its signals, its process's state and its pending restart before the program goes on, at once
+    /// where it runs on another CPU, and ends an interruptible wait.
+    ///
+    /// The mark is set before the lock of its run queue is taken. A thread that is about to block takes that lock before
+    /// it looks at the mark; one about to go on to its program looks with interrupts masked, and the interrupt comes
+    /// right afterwards. So neither misses it.
     pub fn notify(self: &Arc<Self>) {
         self.attention.store(true, Ordering::Release);
-        scheduler::wake(self);
+        scheduler::alert(self);
     }
 
     /// As [`Thread::notify`] for a thread that has not started yet.

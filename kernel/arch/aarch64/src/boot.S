@@ -1,7 +1,8 @@
 // Entry of the image, from power-on state to Rust in the upper half.
 //
 // State on entry (Linux Documentation/arch/arm64/booting.rst): x0 = physical address of the device tree, MMU off,
-// caches clean to the point of coherency for the image, any of EL3, EL2, EL1, one CPU.
+// caches clean to the point of coherency for the image, any of EL3, EL2, EL1, one CPU. The other CPUs come later, by
+// secondary_entry.
 
 .equ PAGE_TABLE,        0b11            // descriptor: table (Arm ARM DDI 0487, D8.3.1)
 .equ PAGE_4K,           0b11            // level 3 descriptor: page
@@ -93,6 +94,22 @@ primary_entry:
     adrp    x1, __image_end
     bl      invalidate_range
 
+    bl      enable_mmu
+    ldr     x0, =virtual_entry
+    br      x0
+
+// Where a CPU comes in that the kernel started (smp.rs), in any of EL3, EL2, EL1, MMU off. Nothing of the image is read
+// as data until the MMU is on: what the other CPUs wrote may still be in their caches only.
+.global arch_secondary_entry
+arch_secondary_entry:
+    bl      drop_to_el1
+    bl      enable_mmu
+    ldr     x0, =virtual_secondary
+    br      x0
+.ltorg
+
+// enable_mmu: turns the MMU on with the boot tables, at the identity-mapped caller. Clobbers x0-x3.
+enable_mmu:
     ldr     x0, ={mair}
     msr     mair_el1, x0
     // TCR_EL1: 48-bit halves, 4 KiB granules, write-back inner-shareable walks; IPS and ASID size as the CPU has.
@@ -120,8 +137,7 @@ primary_entry:
     msr     sctlr_el1, x0
     isb
 
-    ldr     x0, =virtual_entry
-    br      x0
+    ret
 .ltorg
 
 // drop_to_el1: continues at the caller in EL1 with the MMU off. Clobbers x0-x3.
@@ -297,6 +313,36 @@ virtual_entry:
     mov     x1, x21
     mov     x2, x19
     bl      arch_start
+    brk     #0
+
+virtual_secondary:
+    msr     spsel, #1
+    adrp    x0, exception_vectors
+    add     x0, x0, :lo12:exception_vectors
+    msr     vbar_el1, x0
+    isb
+    // The record with this CPU's number (smp.rs, Record). Before there is a stack, hence here.
+    mrs     x0, mpidr_el1
+    ldr     x1, ={affinity}
+    and     x0, x0, x1
+    orr     x0, x0, #{present}
+    adrp    x1, arch_secondary_records
+    add     x1, x1, :lo12:arch_secondary_records
+    mov     x2, #{max_cpus}
+1:  ldar    x3, [x1]
+    cmp     x3, x0
+    b.eq    2f
+    add     x1, x1, #32
+    subs    x2, x2, #1
+    b.ne    1b
+3:  wfi                                 // nobody asked for this CPU
+    b       3b
+2:  ldp     x2, x0, [x1, #8]            // stack, entry
+    ldr     x1, [x1, #24]               // its argument
+    mov     sp, x2
+    mov     x29, xzr
+    mov     x30, xzr
+    bl      arch_start_secondary
     brk     #0
 
 // 64 KiB aligned so that an address in the stack has bit 15 set, which the overflow check of vectors.S relies on.

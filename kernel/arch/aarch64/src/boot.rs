@@ -9,11 +9,11 @@ use core::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use aarch64_cpu::registers::{CNTKCTL_EL1, CPACR_EL1, ID_AA64MMFR1_EL1, SCTLR_EL1};
+use aarch64_cpu::registers::{CNTKCTL_EL1, CPACR_EL1, ID_AA64MMFR1_EL1, SCTLR_EL1, TPIDR_EL1};
 use hal::PhysAddr;
 use tock_registers::interfaces::{Readable, Writeable};
 
-use crate::mmu;
+use crate::{cpu, mmu, smp};
 
 /// SCTLR_EL1 (Arm ARM D24.2.175): MMU and caches on, stack alignment checked, EL0 may use DC ZVA, cache maintenance
 /// by address, CTR_EL0, WFI and WFE; RES1 bits of Armv8.0 set.
@@ -39,6 +39,9 @@ global_asm!(
     include_str!("boot.S"),
     mair = const klib::page_table::MAIR_VALUE,
     sctlr = const SCTLR,
+    affinity = const cpu::AFFINITY,
+    present = const smp::PRESENT,
+    max_cpus = const hal::MAX_CPUS,
 );
 
 /// What the boot code knows.
@@ -76,10 +79,24 @@ pub(crate) fn secure_write(address: PhysAddr, value: u32) -> bool {
 
 #[unsafe(no_mangle)]
 extern "C" fn arch_start(device_tree: u64, image: u64, exception_level: u64) -> ! {
+    OWNS_EL3.store(exception_level == 3, Ordering::Relaxed);
+    init_cpu();
+    // SAFETY: the kernel crate defines it with this signature.
+    unsafe { kernel_main(BootInfo { device_tree, image, exception_level }) }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn arch_start_secondary(entry: extern "C" fn(usize) -> !, argument: usize) -> ! {
+    init_cpu();
+    entry(argument)
+}
+
+/// What every CPU does first with its own registers.
+fn init_cpu() {
     // The identity map has done its work.
     mmu::activate_user_table(None);
-    mmu::flush_all();
-    OWNS_EL3.store(exception_level == 3, Ordering::Relaxed);
+    mmu::flush_all_local();
+    TPIDR_EL1.set(0);
     CPACR_EL1.write(CPACR_EL1::FPEN::TrapNothing);
     // EL0 reads the virtual counter (clock_gettime without a trap), nothing else of the timer.
     CNTKCTL_EL1.set(1 << 1);
@@ -87,6 +104,6 @@ extern "C" fn arch_start(device_tree: u64, image: u64, exception_level: u64) -> 
         // Privileged loads and stores to user pages fault from the next exception on (SPAN = 0); copies use LDTR/STTR.
         SCTLR_EL1.set(SCTLR_EL1.get() & !(1 << 23));
     }
-    // SAFETY: the kernel crate defines it with this signature.
-    unsafe { kernel_main(BootInfo { device_tree, image, exception_level }) }
+    aarch64_cpu::asm::barrier::isb(aarch64_cpu::asm::barrier::SY);
+    cpu::note_features();
 }

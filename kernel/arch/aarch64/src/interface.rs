@@ -1,12 +1,12 @@
 //! [`hal::Arch`] for AArch64: delegates to the modules beside it.
 
-use core::{arch::asm, ops::Range};
+use core::{arch::asm, fmt, ops::Range, sync::atomic::AtomicU32};
 
 use aarch64_cpu::registers::{DAIF, MPIDR_EL1, TPIDR_EL1};
-use hal::{Arch, PhysAddr, PowerAction, SignalSetup, TrapHandler, UserAddr, Vdso, VirtAddr};
+use hal::{Arch, CpuStart, CpuStartError, PhysAddr, PowerAction, SignalSetup, TrapHandler, UserAddr, Vdso, VirtAddr};
 use tock_registers::interfaces::{Readable, Writeable};
 
-use crate::{Context, TrapFrame, boot, context, cpu, mmu, power, signal, trap, user_copy, vdso};
+use crate::{Context, TrapFrame, boot, context, cpu, mmu, power, signal, smp, trap, user_copy, vdso};
 
 /// The AArch64 architecture.
 pub enum Aarch64 {}
@@ -60,7 +60,44 @@ impl Arch for Aarch64 {
         pointer
     }
     fn cpu_hardware_id() -> u64 {
-        MPIDR_EL1.get() & 0xff_00ff_ffff
+        MPIDR_EL1.get() & cpu::AFFINITY
+    }
+    fn cpu_identity() -> u64 {
+        cpu::identity()
+    }
+    fn describe_cpu(identity: u64, out: &mut dyn fmt::Write) -> fmt::Result {
+        cpu::describe(identity, out)
+    }
+    unsafe fn start_cpu(
+        hardware_id: u64,
+        how: CpuStart,
+        stack_top: VirtAddr,
+        entry: extern "C" fn(usize) -> !,
+        argument: usize,
+    ) -> Result<(), CpuStartError> {
+        // SAFETY: the same contract.
+        unsafe { smp::start_cpu(hardware_id, how, stack_top, entry, argument) }
+    }
+    fn spin_wait(word: &AtomicU32, value: u32) {
+        // The exclusive load watches the word: a store to it by another CPU is an event that ends WFE (Arm ARM D1.6.1,
+        // B2.12). Where it has changed already there is nothing to wait for.
+        // SAFETY: reads a word that is borrowed.
+        unsafe {
+            asm!(
+                "ldaxr {seen:w}, [{word}]",
+                "cmp {seen:w}, {value:w}",
+                "b.ne 2f",
+                "wfe",
+                "2:",
+                seen = out(reg) _,
+                word = in(reg) word.as_ptr(),
+                value = in(reg) value,
+                options(nostack),
+            );
+        }
+    }
+    fn synchronise_instructions() {
+        aarch64_cpu::asm::barrier::isb(aarch64_cpu::asm::barrier::SY);
     }
 
     fn new_context(stack_top: VirtAddr, entry: extern "C" fn(usize) -> !, argument: usize) -> Context {
@@ -141,8 +178,8 @@ impl Arch for Aarch64 {
     fn flush_kernel_range(range: Range<usize>) {
         mmu::flush_kernel_range(range);
     }
-    fn flush_all() {
-        mmu::flush_all();
+    fn flush_all_local() {
+        mmu::flush_all_local();
     }
     fn sync_instructions(range: Range<usize>) {
         mmu::sync_instructions(range);

@@ -1,4 +1,4 @@
-//! AArch64: boot, vectors, context switch, MMU, user copy, timer, power.
+//! AArch64: boot, the other CPUs, vectors, context switch, MMU, user copy, timer, power.
 //!
 //! Implements [`hal::Arch`] as [`Aarch64`]. The assembly keeps to what Rust cannot say (entry, vectors, switch, user
 //! copies); everything else is Rust over `aarch64-cpu`. References are to the Arm Architecture Reference Manual,
@@ -12,6 +12,7 @@ mod interface;
 mod mmu;
 mod power;
 mod signal;
+mod smp;
 mod timer;
 mod trap;
 mod user_copy;

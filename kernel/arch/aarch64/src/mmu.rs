@@ -25,8 +25,16 @@ pub(crate) fn activate_user_table(root: Option<(PhysAddr, u16)>) {
         Some((table, id)) => u64::from(id) << 48 | table.get(),
         None => EMPTY_TABLE.physical(),
     };
+    // The table's entries, and what says under which number it is cached, come before the first walk.
+    dsb_ishst();
     TTBR0_EL1.set(value);
     isb();
+}
+
+/// The physical address of something in the image.
+pub(crate) fn image_to_phys(address: usize) -> u64 {
+    let image = kernel_table().get() - (&raw const boot_kernel_l0 as u64 - IMAGE_BASE as u64);
+    (address - IMAGE_BASE) as u64 + image
 }
 
 /// The table for "no user mappings".
@@ -36,8 +44,7 @@ static EMPTY_TABLE: EmptyTable = EmptyTable([0; 512]);
 
 impl EmptyTable {
     fn physical(&self) -> u64 {
-        let image = kernel_table().get() - (&raw const boot_kernel_l0 as u64 - IMAGE_BASE as u64);
-        (&raw const self.0) as u64 - IMAGE_BASE as u64 + image
+        image_to_phys((&raw const self.0).addr())
     }
 }
 
@@ -90,12 +97,9 @@ pub(crate) fn flush_kernel_range(range: Range<usize>) {
     isb();
 }
 
-pub(crate) fn flush_all() {
-    dsb_ishst();
+pub(crate) fn flush_all_local() {
     // SAFETY: dropping translations is always allowed.
-    unsafe { asm!("tlbi vmalle1is", options(nostack)) };
-    dsb_ish();
-    isb();
+    unsafe { asm!("dsb nshst", "tlbi vmalle1", "dsb nsh", "isb", options(nostack)) };
 }
 
 /// CTR_EL0 (Arm ARM D24.2.34): cache line sizes and what the hardware keeps coherent.

@@ -1,4 +1,4 @@
-//! Leaving the machine: PSCI (Arm DEN 0022) and semihosting (Arm "Semihosting for AArch32 and AArch64").
+//! Leaving the machine and turning CPUs on: PSCI (Arm DEN 0022) and semihosting (Arm "Semihosting for AArch32 and AArch64").
 //!
 //! PSCI's conduit comes from the tree's `/psci` node. Semihosting is tried where an exit status has to reach a
 //! debugger or virtual machine: without one, HLT is an undefined instruction, which the trap code turns into a
@@ -9,7 +9,7 @@ use core::{
     sync::atomic::{AtomicU8, Ordering},
 };
 
-use hal::{DeviceNode, Driver, Platform, PowerAction, ProbeError};
+use hal::{CpuStartError, DeviceNode, Driver, Platform, PowerAction, ProbeError};
 use smccc::{Hvc, Smc, psci};
 
 const NONE: u8 = 0;
@@ -68,6 +68,16 @@ pub(crate) fn power(action: PowerAction) {
     if let Err(error) = result {
         log::error!("psci: {action:?} refused: {error}");
     }
+}
+
+/// Turns a CPU on at a physical address (CPU_ON, 5.4).
+pub(crate) fn cpu_on(hardware_id: u64, entry: u64) -> Result<(), CpuStartError> {
+    let result = match CONDUIT.load(Ordering::Relaxed) {
+        HVC => psci::cpu_on::<Hvc>(hardware_id, entry, 0),
+        SMC => psci::cpu_on::<Smc>(hardware_id, entry, 0),
+        _ => return Err(CpuStartError::Unsupported),
+    };
+    result.map_err(|error| CpuStartError::Refused(error.into()))
 }
 
 /// Stops this CPU for good.

@@ -5,11 +5,13 @@ use core::{fmt::Write as _, ops::Range};
 
 use abi::{Errno, Result, linux};
 use hal::UserAddr;
+use klib::cpu_set::CpuSet;
 
 use super::{maps, system};
 use crate::{
-    fs::{path::Path, tty, virtual_files::Take},
+    fs::{path::Path, sysfs, tty, virtual_files::Take},
     mm::PAGE_SIZE,
+    smp,
     sync::IrqLock,
     task::{
         process::{ExitStatus, Process},
@@ -248,7 +250,7 @@ fn state(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> (char, &'stati
     match thread.map(|thread| thread.run_state()) {
         Some(RunState::Running | RunState::Runnable) => ('R', "running"),
         Some(RunState::Dead) => ('X', "dead"),
-        Some(RunState::Blocked) | None => ('S', "sleeping"),
+        Some(RunState::New | RunState::Blocked) | None => ('S', "sleeping"),
     }
 }
 
@@ -304,7 +306,8 @@ fn stat(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
     text.push_str(" 0 0 0 0 0");
     let _ = write!(text, " {pending} {} {} {}", blocked & 0x7fff_ffff, ignored & 0x7fff_ffff, caught & 0x7fff_ffff);
     // wchan nswap cnswap exit_signal processor rt_priority policy delayacct_blkio_ticks guest_time cguest_time
-    let _ = write!(text, " 0 0 0 {} 0 0 0 0 0 0", linux::SIGCHLD);
+    let cpu = thread.cloned().or_else(|| process.main_thread()).map_or(0, |thread| thread.home());
+    let _ = write!(text, " 0 0 0 {} {cpu} 0 0 0 0 0", linux::SIGCHLD);
     // start_data end_data start_brk
     text.push_str(" 0 0 0");
     let _ = write!(text, " {} {}", arguments.start, arguments.end);
@@ -398,14 +401,14 @@ fn status(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
     ] {
         let _ = writeln!(text, "{name}:\t{set:016x}");
     }
-    let cpus = system::online_cpus();
-    let mask = 1u64.checked_shl(cpus as u32).map_or(u64::MAX, |bit| bit - 1);
+    let cpus = shown.as_ref().map_or(CpuSet::ALL, |thread| thread.affinity()) & smp::present();
+    let mask = cpus.bits();
     let _ = write!(
         text,
         "NoNewPrivs:\t{}\nSeccomp:\t0\nSeccomp_filters:\t0\nCpus_allowed:\t{mask:x}\n",
         u8::from(who.no_new_privileges)
     );
-    let _ = write!(text, "Cpus_allowed_list:\t{}\nMems_allowed:\t1\nMems_allowed_list:\t0\n", system::cpu_list(cpus));
+    let _ = write!(text, "Cpus_allowed_list:\t{}\nMems_allowed:\t1\nMems_allowed_list:\t0\n", sysfs::cpu_list(cpus));
     text.push_str("voluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n");
     text.into_bytes()
 }

@@ -7,25 +7,26 @@ use core::{
 };
 
 use abi::{Errno, Result};
-use hal::PowerAction;
+use hal::{Arch as _, PowerAction};
 
 use crate::{
+    arch::Arch,
     fs::{
         dentry::Mount,
         fd_table, locks,
         notify::inotify,
         path::Path,
-        permission, sysfs,
+        permission,
         virtual_files::{VirtualDirectory, VirtualFs, VirtualLink},
     },
     irq,
     mm::{PAGE_SIZE, frames},
-    panic, power, rng,
+    panic, power, rng, smp,
     sync::Once,
     syscall::misc::{self, MachineName},
     task::{
         process::{self, PID_MAX},
-        scheduler,
+        scheduler::{self, CpuTimes},
         thread::RunState,
     },
     time,
@@ -175,20 +176,12 @@ fn boot_id() -> Result<Vec<u8>> {
     ID.try_call_once(uuid).cloned()
 }
 
-/// How many CPUs run.
-pub fn online_cpus() -> usize {
-    sysfs::online_cpus()
-}
-
-/// CPUs from 0 on as a list.
-pub fn cpu_list(count: usize) -> String {
-    if count <= 1 { String::from("0") } else { format!("0-{}", count - 1) }
-}
-
 fn cpuinfo() -> Vec<u8> {
     let mut text = String::new();
-    for number in 0..online_cpus() {
-        let _ = write!(text, "processor\t: {number}\n\n");
+    for number in smp::online().iter() {
+        let _ = writeln!(text, "processor\t: {number}");
+        let _ = Arch::describe_cpu(smp::identity(number), &mut text);
+        text.push('\n');
     }
     text.into_bytes()
 }
@@ -214,9 +207,17 @@ fn filesystems() -> Vec<u8> {
 }
 
 fn interrupts() -> Vec<u8> {
-    let mut text = String::from("           CPU0\n");
-    for (number, count, name) in irq::counts() {
-        let _ = writeln!(text, "{number:>4}: {count:>10}  {name}");
+    let mut text = String::from("    ");
+    for number in smp::online().iter() {
+        let _ = write!(text, " {:>10}", format!("CPU{number}"));
+    }
+    text.push('\n');
+    for line in irq::statistics() {
+        let _ = write!(text, "{:>4}:", line.label);
+        for count in line.counts {
+            let _ = write!(text, " {count:>10}");
+        }
+        let _ = writeln!(text, "  {}", line.name);
     }
     text.into_bytes()
 }
@@ -269,23 +270,29 @@ fn meminfo() -> Vec<u8> {
     text.into_bytes()
 }
 
-/// CPU time of all processes, and the time nobody used, in nanoseconds. Ended processes count as idle.
-fn cpu_times() -> (u64, u64) {
-    let busy: u64 = process::all().iter().map(|process| process.cpu_time_ns() + process.children_cpu_time_ns()).sum();
-    let all = time::monotonic_ns().saturating_mul(online_cpus() as u64);
-    (busy.min(all), all.saturating_sub(busy))
+/// What each running CPU did with its time.
+fn cpu_times() -> Vec<(usize, CpuTimes)> {
+    smp::online().iter().map(|number| (number, scheduler::cpu_times(number))).collect()
+}
+
+/// A line of /proc/stat. Time in programs and in the kernel is not told apart.
+fn cpu_line(name: &str, times: CpuTimes) -> String {
+    format!("{name} {} 0 0 {} 0 0 0 0 0 0\n", times.busy_ns / TICK_NS, times.idle_ns / TICK_NS)
 }
 
 fn stat() -> Vec<u8> {
-    let (busy, idle) = cpu_times();
     let (running, _) = threads_running();
-    let mut text = String::new();
-    let cpus = online_cpus() as u64;
-    let _ = writeln!(text, "cpu  {} 0 0 {} 0 0 0 0 0 0", busy / TICK_NS, idle / TICK_NS);
-    for number in 0..cpus {
-        let _ = writeln!(text, "cpu{number} {} 0 0 {} 0 0 0 0 0 0", busy / cpus / TICK_NS, idle / cpus / TICK_NS);
+    let cpus = cpu_times();
+    let all = cpus.iter().fold(CpuTimes::default(), |sum, (_, times)| CpuTimes {
+        busy_ns: sum.busy_ns + times.busy_ns,
+        idle_ns: sum.idle_ns + times.idle_ns,
+    });
+    // Two blanks, so that the columns of all and of each begin at one place.
+    let mut text = cpu_line("cpu ", all);
+    for (number, times) in cpus {
+        text.push_str(&cpu_line(&format!("cpu{number}"), times));
     }
-    let interrupts: u64 = irq::counts().iter().map(|(_, count, _)| *count).sum();
+    let interrupts: u64 = irq::statistics().iter().flat_map(|line| &line.counts).sum();
     let booted = time::realtime_ns().saturating_sub(time::monotonic_ns()) / NS_PER_SECOND;
     let last = process::all().iter().map(|process| process.pid()).max().unwrap_or(0);
     let _ = write!(text, "intr {interrupts}\nctxt {}\nbtime {booted}\nprocesses {last}\n", scheduler::switches());
@@ -296,7 +303,7 @@ fn stat() -> Vec<u8> {
 fn uptime() -> Vec<u8> {
     let hundredths = |ns: u64| (ns / NS_PER_SECOND, ns % NS_PER_SECOND / 10_000_000);
     let (up, up_part) = hundredths(time::monotonic_ns());
-    let (idle, idle_part) = hundredths(cpu_times().1);
+    let (idle, idle_part) = hundredths(cpu_times().iter().map(|(_, times)| times.idle_ns).sum());
     format!("{up}.{up_part:02} {idle}.{idle_part:02}\n").into_bytes()
 }
 

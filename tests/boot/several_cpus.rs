@@ -1,0 +1,90 @@
+//! Machines with four CPUs: all of them come up, share the work, and are where a program asks to be.
+
+use tests::script::{Outcome, run_on};
+
+/// Far more than a script here takes.
+const SECONDS: u32 = 180;
+
+fn on_four(name: &str, gic: &str, source: &str) -> Outcome {
+    run_on(name, &["--cpus", "4", "--gic", gic], source, &[], "", SECONDS)
+}
+
+const COUNTS: &str = "
+import os
+lines = open('/proc/stat').read().splitlines()
+print(os.cpu_count(), os.process_cpu_count(), sorted(os.sched_getaffinity(0)))
+print(open('/sys/devices/system/cpu/online').read().strip(), open('/sys/devices/system/cpu/present').read().strip())
+print(sum(line.startswith('processor') for line in open('/proc/cpuinfo')))
+print([line.split()[0] for line in lines if line.startswith('cpu')])
+";
+
+#[test]
+fn four_cpus_are_counted() {
+    for gic in ["2", "3"] {
+        let outcome = on_four(&format!("four_cpus_are_counted_gicv{gic}"), gic, COUNTS);
+        outcome.expect_status(0);
+        assert_eq!(outcome.output, "4 4 [0, 1, 2, 3]\n0-3 0-3\n4\n['cpu', 'cpu0', 'cpu1', 'cpu2', 'cpu3']\n");
+    }
+}
+
+/// Whether all CPUs work is seen in their own times: the host may have fewer, so the clock on the wall says nothing.
+const SHARED: &str = "
+import os, time
+def busy():
+    rows = [line.split() for line in open('/proc/stat') if line.startswith('cpu') and line[3] != ' ']
+    return [int(row[1]) for row in rows]
+before, started = busy(), time.monotonic()
+for _ in range(4):
+    if os.fork() == 0:
+        while time.monotonic() < started + 2: pass
+        os._exit(0)
+for _ in range(4): os.wait()
+spent = [after - before for after, before in zip(busy(), before)]
+print('all busy' if min(spent) >= 100 else spent)
+";
+
+#[test]
+fn four_cpus_share_the_work() {
+    let outcome = on_four("four_cpus_share_the_work", "2", SHARED);
+    outcome.expect_status(0);
+    assert_eq!(outcome.output, "all busy\n");
+}
+
+const PLACED: &str = "
+import ctypes, os, signal, threading, time
+libc = ctypes.CDLL(None)
+for cpu in [3, 0, 2, 1] * 20:
+    os.sched_setaffinity(0, {cpu})
+    assert libc.sched_getcpu() == cpu
+pid = os.fork()
+if pid == 0:
+    assert os.sched_getaffinity(0) == {1} and libc.sched_getcpu() == 1
+    while True: pass
+time.sleep(0.05)
+# A busy program on another CPU is moved, stopped and ended at once.
+os.sched_setaffinity(0, {0})
+os.sched_setaffinity(pid, {3})
+time.sleep(0.05)
+print(open(f'/proc/{pid}/stat').read().rsplit(')')[1].split()[36], end=' ')
+os.kill(pid, signal.SIGSTOP)
+print(os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1]), end=' ')
+os.kill(pid, signal.SIGKILL)
+print(os.waitpid(pid, 0)[1])
+# Each thread has its own.
+os.sched_setaffinity(0, {0, 1, 2, 3})
+seen = {}
+def place(cpu):
+    os.sched_setaffinity(0, {cpu})
+    seen[cpu] = libc.sched_getcpu()
+threads = [threading.Thread(target=place, args=(cpu,)) for cpu in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(seen == {cpu: cpu for cpu in range(4)}, len(os.sched_getaffinity(0)))
+";
+
+#[test]
+fn threads_run_where_they_are_told_to() {
+    let outcome = on_four("threads_run_where_they_are_told_to", "3", PLACED);
+    outcome.expect_status(0);
+    assert_eq!(outcome.output, "3 True 9\nTrue 4\n");
+}
