@@ -142,20 +142,36 @@ fn run(wishes: &Wishes) -> Result<bool, String> {
     write(&folder.join("junit.xml"), report.junit().as_bytes())?;
     write(&folder.join("page.md"), report.page().as_bytes())?;
     print!("{}", report.table());
-    let mut findings: Vec<String> = expected
-        .names()
-        .filter(|name| !all.iter().any(|file| file == name))
-        .map(|name| format!("{name}: no file of the suite has this name; take it out of expected.toml"))
-        .collect();
-    let piton = outcomes.get(&System::Piton).into_iter().flatten();
-    for (_, outcome) in piton.filter(|(file, _)| wishes.systems.contains(&System::Piton) && wanted.contains(file)) {
-        findings.extend(expected.findings(outcome));
-    }
+    let findings = match wishes.systems.contains(&System::Piton) {
+        true => findings(&expected, &all, &wanted, outcomes.get(&System::Piton)),
+        false => Vec::new(),
+    };
     for finding in &findings {
         println!("- {}", finding.lines().next().unwrap_or_default());
     }
     println!("{}: {} not as expected. {}", folder.display(), findings.len(), report.summary());
     Ok(findings.is_empty())
+}
+
+/// What is not as expected on Piton among the wanted files, and in the list of what is expected.
+fn findings(
+    expected: &Expected,
+    all: &[String],
+    wanted: &[String],
+    outcomes: Option<&BTreeMap<String, Outcome>>,
+) -> Vec<String> {
+    let strange = expected.names().filter(|name| !all.iter().any(|file| file == name));
+    let mut findings: Vec<String> = strange
+        .map(|name| format!("{name}: no file of the suite has this name; take it out of expected.toml"))
+        .collect();
+    let outcomes: Vec<&Outcome> = wanted.iter().filter_map(|file| outcomes?.get(file)).collect();
+    findings.extend(outcomes.iter().flat_map(|outcome| expected.findings(outcome)));
+    let whole = all.iter().all(|file| expected.exclusion(file).is_some() || wanted.contains(file));
+    if whole && outcomes.len() == wanted.len() {
+        let unused = expected.unused_tracebacks(&outcomes);
+        findings.extend(unused.map(|piece| format!("no traceback has {piece:?}; take it out of expected.toml")));
+    }
+    findings
 }
 
 /// The names of all files, which only a guest can tell; asked for once for the same root files.

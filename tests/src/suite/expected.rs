@@ -14,11 +14,14 @@ const WHOLE: &str = "*";
 const SOMETIMES: &str = "sometimes: ";
 
 /// The list of expected failures: `[test_file]`, then `"full name of the test" = "the reason"`. The name `*` stands for
-/// a file that does not come to its end. `[excluded]` has files that are not run at all, each with the reason.
+/// a file that does not come to its end. `[excluded]` has files that are not run at all, and `[tracebacks]` pieces of
+/// tracebacks that explain the failure of any test, each with the reason.
 #[derive(Debug, Default, Deserialize)]
 pub struct Expected {
     #[serde(default)]
     excluded: BTreeMap<String, String>,
+    #[serde(default)]
+    tracebacks: BTreeMap<String, String>,
     #[serde(flatten)]
     files: BTreeMap<String, BTreeMap<String, String>>,
 }
@@ -44,16 +47,25 @@ impl Expected {
         self.files.keys().chain(self.excluded.keys()).map(String::as_str)
     }
 
-    /// Why a test of a file fails, if it is meant to.
+    /// Why a test of a file fails with this traceback, if it is meant to.
     #[must_use]
-    pub fn reason(&self, file: &str, test: &str) -> Option<&str> {
-        self.files.get(file)?.get(test).map(String::as_str)
+    pub fn reason(&self, file: &str, test: &str, traceback: &str) -> Option<&str> {
+        let listed = self.files.get(file).and_then(|tests| tests.get(test));
+        let known = || self.tracebacks.iter().find(|(piece, _)| traceback.contains(*piece));
+        listed.or_else(|| known().map(|(_, reason)| reason)).map(String::as_str)
     }
 
     /// Why a file does not come to its end, if it is not meant to.
     #[must_use]
     pub fn reason_for_file(&self, file: &str) -> Option<&str> {
-        self.reason(file, WHOLE)
+        self.files.get(file)?.get(WHOLE).map(String::as_str)
+    }
+
+    /// The pieces of tracebacks that are in none of these outcomes.
+    pub fn unused_tracebacks<'a>(&'a self, outcomes: &'a [&Outcome]) -> impl Iterator<Item = &'a str> {
+        let is_used =
+            |piece: &str| outcomes.iter().any(|o| o.failed.values().any(|traceback| traceback.contains(piece)));
+        self.tracebacks.keys().map(String::as_str).filter(move |piece| !is_used(piece))
     }
 
     /// What is wrong with an outcome: failures that are not expected, and expected ones that are gone. Each entry is a
@@ -70,7 +82,7 @@ impl Expected {
             _ => {}
         }
         for (test, traceback) in &outcome.failed {
-            if self.reason(name, test).is_none() {
+            if self.reason(name, test, traceback).is_none() {
                 findings.push(format!("{name}: {test}\n{traceback}"));
             }
         }
@@ -127,6 +139,15 @@ mod tests {
             assert_eq!(count(&outcome(status, &[]), ""), 1);
             assert_eq!(count(&outcome(status, &[]), "[test_a]\n'*' = 'a reason'"), 0);
         }
+    }
+
+    #[test]
+    fn piece_of_a_traceback_explains_failures_and_must_be_used() {
+        let list = "[tracebacks]\n'wh' = 'a reason'\nabsent = 'another'";
+        let outcome = outcome("exit 2", &["x", "y"]);
+        assert_eq!(count(&outcome, list), 0);
+        let list: Expected = toml::from_str(list).unwrap();
+        assert_eq!(list.unused_tracebacks(&[&outcome]).collect::<Vec<_>>(), ["absent"]);
     }
 
     #[test]

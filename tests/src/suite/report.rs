@@ -165,8 +165,8 @@ impl Report<'_> {
         if !outcome.is_complete() {
             line(&outcome.status, self.expected.reason_for_file(name));
         }
-        for test in outcome.failed.keys() {
-            line(test, self.expected.reason(name, test));
+        for (test, traceback) in &outcome.failed {
+            line(test, self.expected.reason(name, test, traceback));
         }
     }
 
