@@ -82,7 +82,9 @@ def run(name, limit):
     result = {"name": name, "status": "", "passed": [], "skipped": {}, "failed": {}, "output": "", "clean": True}
     folder = tempfile.mkdtemp(dir="/tmp")
     report, output = os.path.join(folder, "report.xml"), os.path.join(folder, "output")
-    command = [sys.executable, "-m", "test", "--timeout", str(limit), "--junit-xml", report, "--tempdir", folder, name]
+    # -W: a file that fails shows its output, so that what goes wrong outside of a test and in subtests is seen.
+    options = ["-W", "--timeout", str(limit), "--junit-xml", report, "--tempdir", folder]
+    command = [sys.executable, "-m", "test", *options, name]
     start = time.monotonic()
     with open(output, "wb") as stream:
         process = subprocess.Popen(
