@@ -66,7 +66,7 @@ impl Figures {
     pub fn to_json(&self, systems: &[System], files: &Files) -> Value {
         let rows: Vec<Value> = ROWS.iter().map(|row| self.row_to_json(systems, row)).collect();
         json!({
-            "machine": format!("virt, cortex-a72, 1 CPU, {} MiB", crate::MEMORY_MIB),
+            "machine": format!("virt, cortex-a72, 1 CPU (scaling: 4), {} MiB", crate::MEMORY_MIB),
             "qemu": first_line("qemu-system-aarch64"),
             "host_load_at_start": self.load,
             "time_unit": if self.instructions { "instructions" } else { "ns" },
@@ -82,7 +82,7 @@ impl Figures {
             "key": row.key,
             "title": row.title,
             "counts": row.counts,
-            "unit": match row.unit { Unit::Time => "time", Unit::Bytes => "bytes" },
+            "unit": match row.unit { Unit::Time => "time", Unit::Bytes => "bytes", Unit::Number => "number" },
         });
         match row.goal {
             Goal::None => {}
@@ -195,6 +195,7 @@ fn show(value: f64, unit: Unit) -> String {
     let steps: &[(f64, &str)] = match unit {
         Unit::Time => &[(1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns")],
         Unit::Bytes => &[(1e6, "MB"), (1e3, "kB"), (1.0, "B")],
+        Unit::Number => return format!("{value:.2}"),
     };
     let (size, name) = steps.iter().copied().find(|(size, _)| value >= *size).unwrap_or((1.0, ""));
     let scaled = value / size;
@@ -230,6 +231,7 @@ mod tests {
         assert_eq!(show(3_401_000_000.0, Unit::Time), "3.40 s");
         assert_eq!(show(49_160_192.0, Unit::Bytes), "49.2 MB");
         assert_eq!(show(512.0, Unit::Bytes), "512 B");
+        assert_eq!(show(1.046, Unit::Number), "1.05");
     }
 
     #[test]

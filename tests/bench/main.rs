@@ -1,9 +1,10 @@
 //! `make bench`: Piton against Debian's own Linux kernel, side by side in the same QEMU.
 //!
-//! Both boot on the same machine (`virt`, one cortex-a72, 512 MiB) into the same root files and the same Python as
-//! process 1; the runs take turns, so that a host that is busy for a while slows all of them. What a figure counts is
-//! said at its row in [`rows`]; how each system is started in [`systems`]; [`initramfs`]
-//! turns Piton's root image into Linux's; [`figures`] has the statistics, the table and `build/bench.json`.
+//! Both boot on the same machine (`virt`, one cortex-a72, or four for what needs several, 512 MiB) into the same root
+//! files and the same Python as process 1; the runs take turns, so that a host that is busy for a while slows all of
+//! them. What a figure counts is said at its row in [`rows`]; how each system is started in [`systems`];
+//! [`initramfs`] turns Piton's root image into Linux's; [`figures`] has the statistics, the table and
+//! `build/bench.json`.
 //!
 //! Linux is measured twice: as Debian ships it, and *lean*, without the protections that Piton does not have either.
 //! Debian's kernel separates its page tables from the user's when it is placed at a random address, and changing page
@@ -23,12 +24,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use board::launch::Options;
 use board::workspace;
 use lexopt::prelude::*;
 use tests::guest::{ANSWER, BOOT, PROMPT};
 use tests::{Guest, initramfs, linux};
 
 use figures::Figures;
+use rows::Source;
 use systems::{Files, System};
 
 /// How often each system is booted to the prompt, and once more for the program, unless told otherwise.
@@ -156,7 +159,12 @@ fn bench(wishes: &Wishes) -> Result<(), Error> {
         }
         for &system in &wishes.systems {
             eprintln!("bench: {} ({repetition} of {}): program", system.title(), wishes.repetitions);
-            program(system, &files, &mut figures)?;
+            program(system, system.to_the_program(&files), Source::Program, &mut figures)?;
+        }
+        // Where QEMU counts instructions it runs the CPUs one after the other.
+        for &system in wishes.systems.iter().filter(|_| !wishes.instructions) {
+            eprintln!("bench: {} ({repetition} of {}): program on several CPUs", system.title(), wishes.repetitions);
+            program(system, system.to_the_program_on_cpus(&files), Source::ProgramOnCpus, &mut figures)?;
         }
     }
     let path = workspace::root().join("build/bench.json");
@@ -237,14 +245,14 @@ fn prompt(system: System, files: &Files, figures: &mut Figures) -> Result<(), Er
     Ok(())
 }
 
-/// Boots into the program and takes in its results.
-fn program(system: System, files: &Files, figures: &mut Figures) -> Result<(), Error> {
-    let mut guest = Guest::start(&format!("bench-program-{}", system.key()), system.to_the_program(files));
+/// Boots into the program and takes in its results for the rows of that source.
+fn program(system: System, machine: Options, source: Source, figures: &mut Figures) -> Result<(), Error> {
+    let mut guest = Guest::start(&format!("bench-program-{}", system.key()), machine);
     guest.wait_for("results: ", PROGRAM_LIMIT);
     let text = guest.wait_for(" :end", ANSWER);
     let wrong = || Error::Answer(system, text.clone());
     let results: serde_json::Value = serde_json::from_str(&text).map_err(|_| wrong())?;
-    for row in rows::ROWS.iter().filter(|row| row.from_program) {
+    for row in rows::ROWS.iter().filter(|row| row.source == source) {
         for sample in results[row.key].as_array().ok_or_else(wrong)? {
             figures.add(system, row.key, sample.as_f64().ok_or_else(wrong)?);
         }

@@ -7,6 +7,8 @@ pub enum Unit {
     Time,
     /// Bytes.
     Bytes,
+    /// A number without unit.
+    Number,
 }
 
 /// What a figure should come to.
@@ -18,6 +20,17 @@ pub enum Goal {
     Ratio(f64),
     /// At most this much, in the row's unit.
     Most(f64),
+}
+
+/// Where a figure comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The bench itself.
+    Host,
+    /// The program, on one CPU.
+    Program,
+    /// The program, on several CPUs.
+    ProgramOnCpus,
 }
 
 /// One figure.
@@ -33,16 +46,16 @@ pub struct Row {
     pub unit: Unit,
     /// What it should come to.
     pub goal: Goal,
-    /// Whether the program measures it.
-    pub from_program: bool,
+    /// Where it comes from.
+    pub source: Source,
 }
 
 const fn row(key: &'static str, title: &'static str, unit: Unit, goal: Goal, counts: &'static str) -> Row {
-    Row { key, title, counts, unit, goal, from_program: false }
+    Row { key, title, counts, unit, goal, source: Source::Host }
 }
 
 const fn measured(key: &'static str, title: &'static str, goal: Goal, counts: &'static str) -> Row {
-    Row { from_program: true, ..row(key, title, Unit::Time, goal, counts) }
+    Row { source: Source::Program, ..row(key, title, Unit::Time, goal, counts) }
 }
 
 /// All figures, in the order of the table.
@@ -61,7 +74,7 @@ pub const ROWS: &[Row] = &[
     measured(
         "page_fault",
         "page fault",
-        Goal::None,
+        Goal::Ratio(0.6),
         "first write to a page of a fresh private mapping of 16 MiB, from the last to the first and with large pages \
          switched off (MADV_NOHUGEPAGE), so that every page is a fault of its own",
     ),
@@ -74,13 +87,62 @@ pub const ROWS: &[Row] = &[
     ),
     measured("fib", "fib(24)", Goal::Ratio(1.0), "one call, recursive"),
     measured("dict", "dict of 100,000 entries", Goal::Ratio(1.0), "a comprehension of numbers to their strings"),
-    measured("thread", "thread start and join", Goal::None, "threading.Thread that does nothing"),
+    measured("thread", "thread start and join", Goal::Ratio(0.6), "threading.Thread that does nothing"),
+    measured(
+        "futex",
+        "futex ping-pong",
+        Goal::Ratio(0.6),
+        "a turn goes to another thread of the interpreter and back through two threading.Lock, with what the \
+         interpreter's own lock adds",
+    ),
     measured(
         "pipe",
-        "pipe round trip",
-        Goal::None,
+        "pipe round trip, threads",
+        Goal::Ratio(0.6),
         "one byte to another thread of the interpreter and back through two pipes",
     ),
+    measured(
+        "pipe_processes",
+        "pipe round trip, processes",
+        Goal::Ratio(0.6),
+        "one byte to a forked process and back through two pipes",
+    ),
+    measured(
+        "switch",
+        "context switch",
+        Goal::Ratio(0.6),
+        "as lmbench's lat_ctx has it: half a round trip between two processes less a write to and a read from a pipe \
+         within one",
+    ),
+    measured("fork", "fork and wait", Goal::Ratio(0.6), "os.fork of Python; the child ends at once"),
+    measured(
+        "spawn",
+        "fork, exec and wait",
+        Goal::Ratio(0.6),
+        "os.posix_spawn of /usr/bin/true, which is BusyBox, linked statically",
+    ),
+    measured("subprocess", "subprocess.run", Goal::None, "the same program, with what Python does around it"),
+    measured(
+        "signal",
+        "signal to self",
+        Goal::None,
+        "os.kill of the own process with a handler in C that returns at once",
+    ),
+    measured("open", "open and close", Goal::None, "os.open and os.close of /etc/hostname"),
+    measured("stat", "os.stat", Goal::None, "of /etc/hostname"),
+    measured("mmap", "mmap and munmap", Goal::None, "16 pages without a name that are not touched"),
+    Row {
+        source: Source::ProgramOnCpus,
+        ..row(
+            "scaling",
+            "4 interpreters on 4 CPUs",
+            Unit::Number,
+            // Nine tenths of Linux's speed-up.
+            Goal::Ratio(1.0 / 0.9),
+            "time of fib(27) in four interpreters at the same time, in shares of that in one, on a machine with four \
+             CPUs: 1 when they do not slow each other, 4 when one CPU does it all. A host with fewer CPUs sets a bound",
+        )
+    },
     row(
         "memory",
         "memory in use at >>>",
@@ -119,7 +181,7 @@ mod tests {
 
     #[test]
     fn every_measured_row_is_in_the_program() {
-        for row in ROWS.iter().filter(|row| row.from_program) {
+        for row in ROWS.iter().filter(|row| row.source != Source::Host) {
             let entry = format!("\"{}\": ", row.key);
             assert!(include_str!("program.py").contains(&entry), "{entry}");
         }

@@ -13,6 +13,9 @@ use board::launch::Options;
 use crate::MEMORY_MIB;
 use tests::initramfs::PROGRAM;
 
+/// CPUs of the machine on which the program measures what needs several.
+const CPUS: u32 = 4;
+
 /// What the systems boot from.
 pub struct Files {
     /// Piton's boot image.
@@ -85,10 +88,25 @@ impl System {
 
     /// Boots into the program.
     pub fn to_the_program(self, files: &Files) -> Options {
+        self.to_the_program_with(files, &[])
+    }
+
+    /// Boots a machine with several CPUs into what the program measures there.
+    pub fn to_the_program_on_cpus(self, files: &Files) -> Options {
+        Options { cpus: Some(CPUS), ..self.to_the_program_with(files, &["cpus"]) }
+    }
+
+    fn to_the_program_with(self, files: &Files, arguments: &[&str]) -> Options {
         match self {
-            Self::Piton => Options { script: Some(files.program.clone()), ..piton(files) },
+            Self::Piton => Options {
+                script: Some(files.program.clone()),
+                arguments: arguments.iter().map(|&word| word.to_owned()).collect(),
+                ..piton(files)
+            },
             // What follows `--` is given to process 1.
-            Self::Linux | Self::Lean => self.linux(files, &format!(" -- -X faulthandler /{PROGRAM}")),
+            Self::Linux | Self::Lean => {
+                self.linux(files, &format!(" -- -X faulthandler /{PROGRAM} {}", arguments.join(" ")))
+            }
         }
     }
 

@@ -238,8 +238,12 @@ def read_restarts_only_with_sa_restart():
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.siginterrupt(signal.SIGALRM, False)
     signal.setitimer(signal.ITIMER_REAL, 0.03)
-    threading.Timer(0.15, os.write, (into, b"late")).start()
-    return interrupted, outcome(raw.read, out, buffer, 8)
+    writer = threading.Timer(0.15, os.write, (into, b"late"))
+    writer.start()
+    restarted = outcome(raw.read, out, buffer, 8)
+    # A thread that is still about could take a signal that the next check has blocked in this one.
+    writer.join()
+    return interrupted, restarted
 
 
 @check

@@ -1,6 +1,7 @@
 //! The signal frame a program finds on its stack, as Linux lays it out for arm64 (asm/sigcontext.h, asm/ucontext.h).
 
 use hal::{SignalSetup, UserAddr};
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{Context, TrapFrame, trap::USER_PSTATE_MASK};
 
@@ -43,6 +44,12 @@ fn get<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at + N)?.try_into().ok()
 }
 
+/// Words that lie together, copied in one go: one by one they would be put together from bytes, because nothing says
+/// that the frame is aligned.
+fn get_words<T: FromBytes>(bytes: &[u8], at: usize) -> Option<T> {
+    T::read_from_bytes(bytes.get(at..at + size_of::<T>())?).ok()
+}
+
 fn get_u64(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(get(bytes, at)?))
 }
@@ -68,9 +75,7 @@ pub(crate) fn build(
     put(out, offset::SIGMASK, &[0; 136]);
     put(out, offset::SIGMASK, &setup.mask.to_le_bytes());
     put(out, offset::FAULT_ADDRESS, &setup.fault_address.to_le_bytes());
-    for (number, value) in frame.x.iter().enumerate() {
-        put(out, offset::REGISTERS + number * 8, &value.to_le_bytes());
-    }
+    put(out, offset::REGISTERS, frame.x.as_bytes());
     put(out, offset::SP, &frame.sp.to_le_bytes());
     put(out, offset::PC, &frame.pc.to_le_bytes());
     put(out, offset::PSTATE, &frame.pstate.to_le_bytes());
@@ -79,9 +84,7 @@ pub(crate) fn build(
     put(out, offset::RECORDS + 4, &(offset::FPSIMD_SIZE as u32).to_le_bytes());
     put(out, offset::FPSR, &context.fp.fpsr.to_le_bytes());
     put(out, offset::FPCR, &context.fp.fpcr.to_le_bytes());
-    for (number, vector) in context.fp.v.iter().enumerate() {
-        put(out, offset::VECTORS + number * 16, &vector.to_le_bytes());
-    }
+    put(out, offset::VECTORS, context.fp.v.as_bytes());
     put(out, offset::TERMINATOR, &[0; 16]);
 
     frame.x[0] = u64::from(setup.signal);
@@ -99,9 +102,7 @@ pub(crate) fn build(
 pub(crate) fn restore(bytes: &[u8], frame: &mut TrapFrame, context: &mut Context) -> Option<u64> {
     let mask = get_u64(bytes, offset::SIGMASK)?;
     let mut restored = frame.clone();
-    for number in 0..31 {
-        restored.x[number] = get_u64(bytes, offset::REGISTERS + number * 8)?;
-    }
+    restored.x = get_words(bytes, offset::REGISTERS)?;
     restored.sp = get_u64(bytes, offset::SP)?;
     restored.pc = get_u64(bytes, offset::PC)?;
     restored.pstate = get_u64(bytes, offset::PSTATE)? & USER_PSTATE_MASK;
@@ -114,9 +115,7 @@ pub(crate) fn restore(bytes: &[u8], frame: &mut TrapFrame, context: &mut Context
     context.save_user();
     context.fp.fpsr = get_u32(bytes, offset::FPSR)?;
     context.fp.fpcr = get_u32(bytes, offset::FPCR)?;
-    for number in 0..32 {
-        context.fp.v[number] = u128::from_le_bytes(get(bytes, offset::VECTORS + number * 16)?);
-    }
+    context.fp.v = get_words(bytes, offset::VECTORS)?;
     context.load_user();
     *frame = restored;
     Some(mask)
