@@ -7,10 +7,15 @@ use hal::{Arch as _, Uart};
 
 use crate::{
     arch::Arch,
-    fs::{self, OpenFile, OpenFlags, path::Path, tty::Tty},
+    fs::{self, OpenFile, OpenFlags, path::Path, tty::Tty, virtual_files::device_number},
     log_buffer,
     sync::{IrqLock, Once},
+    task::process::Process,
 };
+
+/// The numbers of PL011 ports on Linux: ttyAMA0 is 204:64.
+const AMBA_MAJOR: u32 = 204;
+const AMBA_FIRST_MINOR: u32 = 64;
 
 struct Port {
     uart: Arc<dyn Uart>,
@@ -125,10 +130,10 @@ pub fn resume_input(uart: &dyn Uart) {
 /// Makes the console a terminal with its device files. `false` without a console.
 pub fn init_terminal() -> bool {
     let Some(uart) = uart() else { return false };
-    let tty = TERMINAL.call_once(|| Tty::console(uart.clone()));
+    let tty = TERMINAL.call_once(|| Tty::serial(uart.clone(), device_number(AMBA_MAJOR, AMBA_FIRST_MINOR)));
     let devices = fs::devfs::file_system();
     fs::devfs::add_device("console", fs::tty::TtyInode::console(devices, tty));
-    fs::devfs::add_device("ttyAMA0", fs::tty::TtyInode::serial(devices, tty, 0));
+    fs::devfs::add_device("ttyAMA0", fs::tty::TtyInode::serial(devices, tty));
     fs::devfs::add_device("tty", fs::tty::TtyAlias::new(devices));
     uart.enable_receive_interrupt();
     // What was typed before now.
@@ -150,9 +155,9 @@ pub fn reset_terminal() {
     }
 }
 
-/// Makes the console the controlling terminal of a session.
-pub fn make_controlling_terminal(session: i32, group: i32) {
+/// Makes the console the controlling terminal of the session that `leader` leads.
+pub fn make_controlling_terminal(leader: &Process) {
     if let Some(terminal) = TERMINAL.get() {
-        terminal.set_session(session, group);
+        terminal.give_to(leader, true);
     }
 }

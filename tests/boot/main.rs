@@ -6,3 +6,4 @@ mod machines;
 mod programs;
 mod script;
 mod several_cpus;
+mod terminals;

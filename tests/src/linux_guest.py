@@ -30,7 +30,7 @@ def set_up():
     mount("proc", "/proc")
     mount("sysfs", "/sys")
     mount("devtmpfs", "/dev")
-    mount("devpts", "/dev/pts", data=b"ptmxmode=0666")
+    mount("devpts", "/dev/pts", data=b"gid=5,mode=620,ptmxmode=0666")
     for folder, mode in WRITABLE.items():
         mount("tmpfs", folder, data=b"mode=%o" % mode)
     os.symlink("/proc/self/fd", "/dev/fd")

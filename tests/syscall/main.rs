@@ -29,8 +29,8 @@ macro_rules! programs {
 }
 
 programs! {
-    attributes credentials elf files limits mappings memory paths pipes poll processes procfs signals splice terminals
-    threads times unix_sockets watches
+    attributes credentials elf files job_control limits mappings memory paths pipes poll processes procfs
+    pseudo_terminals signals splice terminals threads times unix_sockets watches
 }
 
 /// This folder.

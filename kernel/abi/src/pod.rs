@@ -21,7 +21,7 @@ pod! {
     linux::stat linux::statx linux::statfs64 linux::__kernel_timespec linux::__kernel_old_timeval linux::iovec
     linux::pollfd linux::rlimit64 linux::rusage linux::epoll_event linux::clone_args linux::open_how
     linux::__kernel_old_itimerval linux::__kernel_itimerspec linux::flock linux::winsize
-    linux::termios linux::termios2 linux::robust_list_head
+    linux::termios linux::termios2 linux::termio linux::robust_list_head
     linux_raw_sys::system::new_utsname
 }
 

@@ -9,6 +9,7 @@ use abi::{Errno, Result};
 
 use super::{
     FileKind, FileOps, FileSystemStatus, Inode, Metadata, OpenFile, OpenFlags, ReadBuffer, WriteBuffer,
+    tty::devpts,
     virtual_files::{VirtualDirectory, VirtualFs, device_number, next_device, next_inode},
 };
 use crate::{
@@ -45,6 +46,8 @@ fn make_directory() -> Arc<VirtualDirectory> {
     ] {
         directory.add_link(name, target);
     }
+    directory.add("ptmx", devpts::ptmx(*FS));
+    directory.add_directory("pts");
     directory.add_directory("shm");
     directory
 }

@@ -12,7 +12,7 @@ use alloc::{
 use abi::Errno;
 use hal::PhysAddr;
 
-use super::{Inode, devfs, erofs, path, path::Path, procfs, sysfs, tmpfs};
+use super::{Inode, devfs, erofs, path, path::Path, procfs, sysfs, tmpfs, tty::devpts};
 
 /// Directories that are writable, with the permissions of their roots.
 const WRITABLE: [(&str, u32); 5] =
@@ -40,6 +40,7 @@ pub fn init(image: &'static [u8], image_phys: PhysAddr) -> Result<Path, String> 
     mount(&root, "/proc", "proc", Ok(procfs::root()));
     mount(&root, "/sys", "sysfs", Ok(sysfs::directory()));
     mount(&root, "/dev", "devtmpfs", Ok(devfs::directory()));
+    mount(&root, "/dev/pts", "devpts", Ok(devpts::directory()));
     for (place, permissions) in WRITABLE {
         mount(&root, place, "tmpfs", tmpfs::new(permissions));
     }

@@ -30,7 +30,7 @@ pub mod tty;
 pub mod unix_socket;
 pub mod virtual_files;
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::{string::String, sync::Arc, vec::Vec};
 
 use abi::{Errno, Result};
 use hal::UserAddr;
@@ -229,6 +229,11 @@ pub trait Inode: core::any::Any + Send + Sync {
         false
     }
 
+    /// Of the root of a file system: its own options in /proc/mounts, each after a comma.
+    fn mount_options(&self) -> String {
+        String::new()
+    }
+
     /// Whether names in this directory change only through the dentry tree (or never), so that the tree keeps what it
     /// looked up.
     fn names_are_constant(&self) -> bool {
@@ -408,8 +413,8 @@ pub trait FileOps: Send + Sync {
     }
 
     /// What a link in /proc/PID/fd shows for a file without a path, such as `pipe:[7]`.
-    fn description(&self) -> alloc::string::String {
-        alloc::string::String::from("anon_inode:[unknown]")
+    fn description(&self) -> String {
+        String::from("anon_inode:[unknown]")
     }
 
     /// Pages to map, where they are not the inode's.

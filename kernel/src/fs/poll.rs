@@ -14,6 +14,8 @@ impl PollEvents {
     pub const NONE: Self = Self(0);
     /// POLLIN and POLLRDNORM.
     pub const IN: Self = Self(0x0041);
+    /// POLLPRI.
+    pub const PRI: Self = Self(0x0002);
     /// POLLOUT and POLLWRNORM.
     pub const OUT: Self = Self(0x0104);
     /// POLLERR.

@@ -7,7 +7,7 @@ use hal::UserAddr;
 
 use super::Call;
 use crate::{
-    fs::path,
+    fs::{path, tty::controlling_terminal},
     mm::{PAGE_SIZE, frames, user},
     task::{
         exec::{self, Program},
@@ -54,6 +54,15 @@ pub fn sys_setpgid(call: &mut Call<'_>) -> Result<u64> {
 /// [setsid(2)](https://man7.org/linux/man-pages/man2/setsid.2.html).
 pub fn sys_setsid(call: &mut Call<'_>) -> Result<u64> {
     Ok(process::new_session(call.process())? as u64)
+}
+
+/// [vhangup(2)](https://man7.org/linux/man-pages/man2/vhangup.2.html).
+pub fn sys_vhangup(call: &mut Call<'_>) -> Result<u64> {
+    call.thread.require(linux::CAP_SYS_TTY_CONFIG)?;
+    if let Some(tty) = controlling_terminal(call.process()) {
+        tty.hang_up(false);
+    }
+    Ok(0)
 }
 
 /// [exit_group(2)](https://man7.org/linux/man-pages/man2/exit_group.2.html).

@@ -154,6 +154,7 @@ pub static HANDLERS: [Option<Handler>; NR_CALLS] = build(&[
     (linux::__NR_setrlimit, process::sys_setrlimit),
     (linux::__NR_setsid, process::sys_setsid),
     (linux::__NR_times, process::sys_times),
+    (linux::__NR_vhangup, process::sys_vhangup),
     (linux::__NR_wait4, process::sys_wait4),
     (linux::__NR_waitid, process::sys_waitid),
     // credentials

@@ -199,6 +199,7 @@ fn new_process(
         limits: state.limits,
         exit_signal: request.exit_signal,
         credentials: thread.identity.own(),
+        terminal: state.terminal.inherited(),
     })
 }
 

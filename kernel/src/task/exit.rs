@@ -5,7 +5,7 @@ use alloc::{sync::Arc, vec::Vec};
 use abi::{Errno, Result, linux};
 
 use super::{
-    futex,
+    futex, job,
     process::{self, ExitStatus, Process},
     scheduler,
     signal::{self, SIG_IGN, SignalInfo},
@@ -92,16 +92,18 @@ fn end_process(process: &Arc<Process>) {
     drop(files);
     drop(fs_executable);
     drop(memory);
-    adopt(children);
+    if process.session() == process.pid() {
+        fs::tty::leave_session(process);
+    }
+    adopt(&children);
+    job::leave_groups(process, &children);
+    drop(children);
     {
         let mut state = process.state.lock();
         state.exit = Some(status);
         state.vfork_done = true;
     }
     process.changed.wake_all();
-    if process.session() == process.pid() {
-        fs::tty::leave_session(process.pid());
-    }
     if process.pid() == 1 {
         super::init::process_one_ended(status);
         return;
@@ -115,7 +117,7 @@ fn end_process(process: &Arc<Process>) {
 }
 
 /// Orphans become children of process 1, which is told of those that have ended.
-fn adopt(children: Vec<Arc<Process>>) {
+fn adopt(children: &[Arc<Process>]) {
     let Some(first) = process::find(1) else { return };
     let mut ended = false;
     for child in children {
@@ -177,7 +179,8 @@ fn reap(parent: &Process, child: &Arc<Process>) -> bool {
 /// A stop signal arrived: the whole process stops.
 pub(super) fn stop(thread: &Arc<Thread>, signal: u32) {
     let process = thread.process();
-    if process.pid() == 1 {
+    // Nobody could let an orphaned group go on (credentials(7)).
+    if process.pid() == 1 || signal != linux::SIGSTOP && job::is_orphaned(process.group()) {
         return;
     }
     {

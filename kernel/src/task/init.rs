@@ -19,7 +19,7 @@ use super::{
     wait::{self, WaitQueue},
 };
 use crate::{
-    fs::{self, OpenFlags, fd_table::FdTable, path::Path},
+    fs::{self, OpenFlags, fd_table::FdTable, path::Path, tty::Claim},
     power,
     sync::{IrqLock, Lazy},
 };
@@ -66,6 +66,7 @@ pub fn kernel_process(root: Path) -> Arc<Process> {
         limits: process::default_limits(),
         exit_signal: 0,
         credentials: identity::root(),
+        terminal: Claim::default(),
     })
 }
 
@@ -181,6 +182,7 @@ fn start(last: Option<ExitStatus>) -> Result<()> {
         limits,
         exit_signal: 0,
         credentials: identity::root(),
+        terminal: Claim::default(),
     });
     let thread = Thread::user(1, process.clone(), &loaded.frame, b"python3", |_| {})?;
     process.state.lock().threads = vec![thread.clone()];
@@ -190,7 +192,7 @@ fn start(last: Option<ExitStatus>) -> Result<()> {
     if last.is_some() {
         crate::console::reset_terminal();
     }
-    crate::console::make_controlling_terminal(1, 1);
+    crate::console::make_controlling_terminal(&process);
     for _ in 0..3 {
         process.files().install(console.clone(), false)?;
     }

@@ -6,6 +6,7 @@ pub mod exit;
 pub mod futex;
 pub mod identity;
 pub mod init;
+pub mod job;
 pub mod oom;
 pub mod process;
 pub mod scheduler;

@@ -16,7 +16,7 @@ use super::{
     wait::WaitQueue,
 };
 use crate::{
-    fs::{fd_table::FdTable, path::Path},
+    fs::{fd_table::FdTable, path::Path, tty::Claim},
     mm::address_space::AddressSpace,
     sync::IrqLock,
     time::TimerHandle,
@@ -81,6 +81,8 @@ pub(super) struct State {
     pub dead_threads_ns: u64,
     pub children_ns: u64,
     pub alarm: Option<(TimerHandle, u64, u64)>,
+    /// On its controlling terminal.
+    pub terminal: Claim,
     /// A parent waiting in vfork.
     pub vfork_done: bool,
 }
@@ -206,6 +208,7 @@ pub(super) struct NewProcess {
     pub limits: Limits,
     pub exit_signal: u32,
     pub credentials: Arc<Credentials>,
+    pub terminal: Claim,
 }
 
 impl Process {
@@ -232,6 +235,7 @@ impl Process {
                 dead_threads_ns: 0,
                 children_ns: 0,
                 alarm: None,
+                terminal: new.terminal,
                 vfork_done: false,
             }),
             actions: new.actions,
@@ -266,6 +270,15 @@ impl Process {
     /// Its session.
     pub fn session(&self) -> i32 {
         self.state.lock().session
+    }
+    /// Its claim on its controlling terminal.
+    pub fn terminal_claim(&self) -> Claim {
+        self.state.lock().terminal.clone()
+    }
+    /// Gives it another claim on a terminal.
+    pub fn set_terminal_claim(&self, claim: Claim) {
+        let old = core::mem::replace(&mut self.state.lock().terminal, claim);
+        drop(old);
     }
     /// Its descriptors.
     pub fn files(&self) -> Arc<FdTable> {
@@ -450,5 +463,6 @@ pub fn new_session(caller: &Arc<Process>) -> Result<i32> {
         return Err(Errno::EPERM);
     }
     caller.set_job(pid, Some(pid));
+    caller.set_terminal_claim(Claim::default());
     Ok(pid)
 }

@@ -1,69 +1,35 @@
-"""Terminals: what is none, pseudo-terminals, line discipline, job control."""
+"""Terminals: what is none, settings, the line discipline, flow control."""
 
 import array
 import ctypes
 import fcntl
 import os
-import pty
 import select
-import signal
 import struct
-import sys
 import termios
 import time
 import tty
 
-from harness import UNMAPPED, check, ended, fresh, outcome, raw
-
-
-pair = os.openpty
-
-
-def attempt(function, *arguments):
-    """As `outcome`, for termios, whose errors are its own class."""
-    try:
-        return function(*arguments)
-    except termios.error as error:
-        return outcome(_raise, OSError(*error.args))
-
-
-def _raise(error):
-    raise error
-
-
-def cooked(slave, **changes):
-    """Sets the flags given on or off, by name."""
-    mode = termios.tcgetattr(slave)
-    for name, on in changes.items():
-        flag = getattr(termios, name)
-        index = next(i for i, names in enumerate(GROUPS) if name in names)
-        mode[index] = mode[index] | flag if on else mode[index] & ~flag
-    termios.tcsetattr(slave, termios.TCSANOW, mode)
-
-
-GROUPS = (
-    ("ICRNL", "IGNCR", "INLCR", "IXON", "ISTRIP", "IUCLC", "BRKINT", "IUTF8"),
-    ("OPOST", "ONLCR", "OCRNL", "TAB3"),
-    (),
-    ("ECHO", "ECHOE", "ECHOK", "ECHONL", "ECHOCTL", "ICANON", "ISIG", "IEXTEN", "NOFLSH", "TOSTOP"),
+from harness import UNMAPPED, check, fresh, outcome, raw
+from terminal_tools import (
+    EXTPROC,
+    TCGETA,
+    TCGETS2,
+    TCSETA,
+    TCSETS2,
+    TIOCGEXCL,
+    TIOCGSOFTCAR,
+    TIOCSSOFTCAR,
+    arrived,
+    attempt,
+    cooked,
+    echoed,
+    events,
+    hand,
+    number,
+    pair,
+    settle,
 )
-
-
-def echoed(master, text):
-    """What the master reads after the text was typed there."""
-    os.write(master, text)
-    time.sleep(0.02)
-    return arrived(master)
-
-
-def arrived(fd):
-    data = b""
-    while select.select([fd], [], [], 0.02)[0]:
-        piece = outcome(os.read, fd, 4096)
-        if not isinstance(piece, bytes) or not piece:
-            break
-        data += piece
-    return data
 
 
 @check
@@ -81,21 +47,6 @@ def pipe_and_file_are_no_terminals():
         outcome(os.ttyname, file),
         outcome(raw.ioctl, os.open("/dev/null", 0), termios.TCGETS, UNMAPPED),
     )
-
-
-@check
-def no_controlling_terminal_returns_enxio():
-    return os.open("/dev/tty", os.O_RDWR)
-
-
-@check
-def pseudo_terminal_has_names_and_a_size():
-    master, slave = pair()
-    size = array.array("H", [24, 80, 0, 0])
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, size)
-    got = array.array("H", [0] * 4)
-    fcntl.ioctl(master, termios.TIOCGWINSZ, got)
-    return os.isatty(master), os.isatty(slave), os.ttyname(slave).startswith("/dev/pts/"), got[0], got[1], os.get_terminal_size(slave)
 
 
 @check
@@ -236,24 +187,6 @@ def nonblocking_terminal_returns_eagain():
 
 
 @check
-def closed_master_gives_end_and_eio():
-    master, slave = pair()
-    os.close(master)
-    poller = select.poll()
-    poller.register(slave, select.POLLIN | select.POLLOUT)
-    events = poller.poll(0)[0][1]
-    return outcome(os.read, slave, 10), outcome(os.write, slave, b"x"), bool(events & select.POLLHUP)
-
-
-@check
-def closed_slave_gives_eio():
-    master, slave = pair()
-    os.write(slave, b"last")
-    os.close(slave)
-    return os.read(master, 10), outcome(os.read, master, 10)
-
-
-@check
 def flush_drops_what_waits():
     master, slave = pair()
     os.write(master, b"waiting\n")
@@ -264,151 +197,6 @@ def flush_drops_what_waits():
     return count[0], select.select([slave], [], [], 0)[0]
 
 
-def session(function):
-    """Runs the function in a child whose controlling terminal is a new one; gives what it returned and was written."""
-    sys.stdout.flush()
-    master, slave = pair()
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(master)
-        os.setsid()
-        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
-        try:
-            os.write(writer, repr(function(slave)).encode())
-        except BaseException as error:
-            os.write(writer, f"{type(error).__name__} {error}".encode())
-        os._exit(0)
-    os.close(slave)
-    os.close(writer)
-    return child, master, reader
-
-
-def finished(child, reader):
-    text = b""
-    while piece := os.read(reader, 4096):
-        text += piece
-    return text.decode(), ended(os.waitpid(child, 0)[1])
-
-
-@check
-def controlling_terminal_is_known_as_dev_tty():
-    def inside(slave):
-        fd = os.open("/dev/tty", os.O_RDWR)
-        return os.isatty(fd), os.tcgetpgrp(fd) == os.getpgrp()
-
-    child, _master, reader = session(inside)
-    return finished(child, reader)
-
-
-@check
-def interrupt_character_signals_the_foreground():
-    def inside(slave):
-        seen = []
-        signal.signal(signal.SIGINT, lambda s, _: seen.append(int(s)))
-        signal.signal(signal.SIGQUIT, lambda s, _: seen.append(int(s)))
-        os.write(slave, b"ready")
-        while len(seen) < 2:
-            time.sleep(0.01)
-        return seen
-
-    child, master, reader = session(inside)
-    data = b""
-    while b"ready" not in data:
-        data += os.read(master, 100)
-    os.write(master, b"\x03")
-    time.sleep(0.05)
-    os.write(master, b"\x1c")
-    return finished(child, reader), arrived(master)
-
-
-@check
-def hang_up_signals_the_session():
-    def inside(slave):
-        seen = []
-        signal.signal(signal.SIGHUP, lambda s, _: seen.append(int(s)))
-        os.write(slave, b"ready")
-        end = time.monotonic() + 10
-        while not seen and time.monotonic() < end:
-            time.sleep(0.01)
-        return seen
-
-    child, master, reader = session(inside)
-    os.read(master, 100)
-    os.close(master)
-    return finished(child, reader)
-
-
-@check
-def background_read_stops():
-    def inside(slave):
-        child = os.fork()
-        if child == 0:
-            os.setpgid(0, 0)
-            os.read(slave, 10)
-            os._exit(0)
-        outcome(os.setpgid, child, child)
-        status = os.waitpid(child, os.WUNTRACED)[1]
-        result = ended(status)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        return result == f"stopped {signal.SIGTTIN.value}"
-
-    child, _master, reader = session(inside)
-    return finished(child, reader)
-
-
-@check
-def foreground_group_can_be_moved():
-    def inside(slave):
-        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-        child = os.fork()
-        if child == 0:
-            os.setpgid(0, 0)
-            time.sleep(60)
-            os._exit(0)
-        outcome(os.setpgid, child, child)
-        os.tcsetpgrp(slave, child)
-        moved = os.tcgetpgrp(slave) == child
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        return moved, outcome(os.tcsetpgrp, slave, 0x3FFFFFFF), outcome(os.tcsetpgrp, slave, 1)
-
-    child, _master, reader = session(inside)
-    return finished(child, reader)
-
-
-@check
-def changed_size_signals_the_foreground():
-    def inside(slave):
-        seen = []
-        signal.signal(signal.SIGWINCH, lambda s, _: seen.append(int(s)))
-        os.write(slave, b"ready")
-        end = time.monotonic() + 10
-        while not seen and time.monotonic() < end:
-            time.sleep(0.01)
-        return seen, os.get_terminal_size(slave).columns
-
-    child, master, reader = session(inside)
-    os.read(master, 100)
-    fcntl.ioctl(master, termios.TIOCSWINSZ, array.array("H", [50, 132, 0, 0]))
-    return finished(child, reader)
-
-
-@check
-def pty_spawn_runs_python():
-    child, master = pty.fork()
-    if child == 0:
-        os.execv("/usr/bin/python3", ["python3", "-c", "import sys; print(sys.stdin.isatty(), input().upper())"])
-    os.write(master, b"typed\n")
-    data = b""
-    while piece := outcome(os.read, master, 100):
-        if not isinstance(piece, bytes):
-            break
-        data += piece
-    return data, ended(os.waitpid(child, 0)[1])
-
-
 @check
 def structures_have_the_kernel_layout():
     _master, slave = pair()
@@ -416,3 +204,144 @@ def structures_have_the_kernel_layout():
     raw.ioctl(slave, termios.TCGETS, buffer)
     return struct.unpack_from("<I", buffer, 12)[0] & termios.ICANON, buffer.raw[36:40]
 
+
+@check
+def speeds_are_numbers_in_the_newer_form():
+    _master, slave = pair()
+    buffer = ctypes.create_string_buffer(b"\xee" * 64, 64)
+    raw.ioctl(slave, TCGETS2, buffer)
+    first = struct.unpack_from("<II", buffer, 36), buffer.raw[44:48]
+    flags = struct.unpack_from("<I", buffer, 8)[0]
+    struct.pack_into("<I", buffer, 8, flags & ~0o10017 | 0o10000)
+    struct.pack_into("<II", buffer, 36, 1, 123456)
+    raw.ioctl(slave, TCSETS2, buffer)
+    raw.ioctl(slave, TCGETS2, buffer)
+    mode = termios.tcgetattr(slave)
+    mode[4] = mode[5] = termios.B9600
+    termios.tcsetattr(slave, termios.TCSANOW, mode)
+    after = ctypes.create_string_buffer(64)
+    raw.ioctl(slave, TCGETS2, after)
+    return first, struct.unpack_from("<II", buffer, 36), struct.unpack_from("<II", after, 36), termios.tcgetattr(slave)[4:6]
+
+
+@check
+def old_form_of_settings():
+    _master, slave = pair()
+    buffer = ctypes.create_string_buffer(b"\xee" * 32, 32)
+    raw.ioctl(slave, TCGETA, buffer)
+    got = [hex(word) for word in struct.unpack_from("<4H", buffer)], buffer.raw[8:20].hex()
+    struct.pack_into("<H", buffer, 6, 0)
+    raw.ioctl(slave, TCSETA, buffer)
+    return got, hex(termios.tcgetattr(slave)[3]), outcome(raw.ioctl, slave, TCGETA, UNMAPPED)
+
+
+@check
+def settings_that_a_pseudo_terminal_keeps():
+    _master, slave = pair()
+    mode = termios.tcgetattr(slave)
+    mode[2] = mode[2] & ~termios.CSIZE & ~termios.CREAD | termios.CS5 | termios.PARENB | termios.CSTOPB
+    termios.tcsetattr(slave, termios.TCSANOW, mode)
+    kept = oct(termios.tcgetattr(slave)[2])
+    carrier = number(slave, TIOCGSOFTCAR), hand(slave, TIOCSSOFTCAR, 1), number(slave, TIOCGSOFTCAR)
+    return kept, carrier, oct(termios.tcgetattr(slave)[2])
+
+
+@check
+def editing_elsewhere_leaves_input_alone():
+    master, slave = pair()
+    mode = termios.tcgetattr(slave)
+    mode[3] |= EXTPROC
+    termios.tcsetattr(slave, termios.TCSANOW, mode)
+    os.write(master, b"a\x7f\x03\r\x15b")
+    settle()
+    return os.read(slave, 100), arrived(master)
+
+
+@check
+def stopped_output_waits():
+    master, slave = pair()
+    os.write(master, b"\x13")
+    settle()
+    os.set_blocking(slave, False)
+    stopped = outcome(os.write, slave, b"held"), events(slave), arrived(master)
+    # Only what tcflow stopped goes on by it.
+    termios.tcflow(slave, termios.TCOON)
+    still = outcome(os.write, slave, b"held")
+    os.write(master, b"\x11")
+    settle()
+    going = outcome(os.write, slave, b"sent"), arrived(master)
+    termios.tcflow(slave, termios.TCOOFF)
+    os.write(master, b"\x11")
+    settle()
+    again = outcome(os.write, slave, b"held")
+    termios.tcflow(slave, termios.TCOON)
+    return stopped, still, going, again, outcome(os.write, slave, b"end"), arrived(master)
+
+
+@check
+def flow_characters_are_sent_on_request():
+    master, slave = pair()
+    termios.tcflow(slave, termios.TCIOFF)
+    termios.tcflow(slave, termios.TCION)
+    sent = arrived(master)
+    termios.tcflow(master, termios.TCIOFF)
+    settle()
+    os.set_blocking(slave, False)
+    stopped = outcome(os.write, slave, b"held")
+    termios.tcflow(master, termios.TCION)
+    settle()
+    going = outcome(os.write, slave, b"sent"), arrived(master)
+    os.set_blocking(master, False)
+    termios.tcflow(master, termios.TCOOFF)
+    held = outcome(os.write, master, b"held"), events(master)
+    termios.tcflow(master, termios.TCOON)
+    return sent, stopped, going, held, outcome(os.write, master, b"sent")
+
+
+@check
+def input_pace_is_not_told_to_the_master():
+    master, slave = pair()
+    tty.setraw(slave)
+    mode = termios.tcgetattr(slave)
+    mode[0] |= termios.IXOFF
+    termios.tcsetattr(slave, termios.TCSANOW, mode)
+    os.set_blocking(master, False)
+    os.write(master, b"x" * 5000)
+    settle()
+    return arrived(master)
+
+
+@check
+def long_line_is_cut_but_ends():
+    master, slave = pair()
+    cooked(slave, ECHO=False)
+    os.set_blocking(master, False)
+    for _ in range(50):
+        os.write(master, b"x" * 100)
+        time.sleep(0.002)
+    os.write(master, b"\n")
+    settle()
+    line = os.read(slave, 10000)
+    return len(line), line[-1:]
+
+
+@check
+def faked_input():
+    master, slave = pair()
+    for byte in b"ls\n":
+        fcntl.ioctl(slave, termios.TIOCSTI, bytes([byte]))
+    settle()
+    typed = os.read(slave, 100), arrived(master)
+    fcntl.ioctl(master, termios.TIOCSTI, b"m")
+    settle()
+    return typed, arrived(master)
+
+
+@check
+def exclusive_terminal():
+    master, slave = pair()
+    before = number(slave, TIOCGEXCL)
+    fcntl.ioctl(slave, termios.TIOCEXCL)
+    during = number(slave, TIOCGEXCL), number(master, TIOCGEXCL)
+    fcntl.ioctl(slave, termios.TIOCNXCL)
+    return before, during, number(slave, TIOCGEXCL)

@@ -55,6 +55,11 @@ pub trait TtySink {
     /// Bytes for the device, in order.
     fn output(&mut self, bytes: &[u8]);
 
+    /// Tells the device to hold its bytes back or to go on, with its `VSTOP` or `VSTART` (`IXOFF`).
+    fn pace_input(&mut self, character: u8) {
+        self.output(&[character]);
+    }
+
     /// Raises `signal` in the foreground process group.
     fn signal(&mut self, signal: TtySignal);
 
@@ -190,11 +195,20 @@ impl LineDiscipline {
         self.stopped_by_call = true;
     }
 
-    /// Resumes output (tcflow(3), `TCOON`), and writes the echo that was held.
+    /// Resumes output after [`stop_output`](Self::stop_output) (tcflow(3), `TCOON`), and writes the echo that was
+    /// held. As on Linux it does nothing where only `VSTOP` suspends output.
     pub fn start_output(&mut self, sink: &mut dyn TtySink) {
-        self.stopped_by_call = false;
-        self.stopped_by_input = false;
-        self.release_echo(sink);
+        if core::mem::take(&mut self.stopped_by_call) {
+            self.stopped_by_input = false;
+        }
+        self.release_held(sink);
+    }
+
+    /// Writes the echo that was held, if output is not suspended any more. To be called after a change of settings.
+    pub fn release_held(&mut self, sink: &mut dyn TtySink) {
+        if !self.output_stopped() {
+            self.release_echo(sink);
+        }
     }
 
     /// `VMIN`: how many bytes complete a non-canonical read.
@@ -490,7 +504,7 @@ impl LineDiscipline {
     fn send_flow_control(&self, index: usize, sink: &mut dyn TtySink) {
         let character = self.termios.cc[index];
         if character != 0 {
-            sink.output(&[character]);
+            sink.pace_input(character);
         }
     }
 }

@@ -445,6 +445,17 @@ fn tcflow_stops_output_and_only_tcflow_resumes_it() {
 }
 
 #[test]
+fn tcflow_does_not_resume_what_a_key_stopped() {
+    let mut t = canonical();
+    t.type_in("\x13");
+    t.tty.start_output(&mut t.sink);
+    assert!(t.tty.output_stopped());
+    t.tty.stop_output();
+    t.tty.start_output(&mut t.sink);
+    assert!(!t.tty.output_stopped());
+}
+
+#[test]
 fn held_echo_is_bounded() {
     let mut t = canonical();
     t.type_in("\x13");

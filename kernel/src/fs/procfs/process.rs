@@ -269,13 +269,11 @@ fn signal_actions(process: &Arc<Process>) -> (u64, u64) {
 }
 
 fn stat(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
-    /// /dev/console, 5:1.
-    const CONSOLE: i32 = 0x501;
     let shown = thread.cloned().or_else(|| process.main_thread());
     let id = thread.map_or(process.pid(), |thread| thread.tid());
     let (letter, _) = state(process, shown.as_ref());
-    let terminal = tty::controlling_terminal_of(process.session());
-    let (tty_number, foreground) = terminal.map_or((0, -1), |tty| (CONSOLE, tty.foreground()));
+    let terminal = tty::controlling_terminal(process);
+    let (tty_number, foreground) = terminal.map_or((0, -1), |tty| (tty.number() as i32, tty.foreground()));
     let cpu_ns = match thread {
         Some(thread) => thread.cpu_time_ns(),
         None => process.cpu_time_ns(),

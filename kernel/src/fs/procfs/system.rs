@@ -17,6 +17,7 @@ use crate::{
         notify::inotify,
         path::Path,
         permission,
+        tty::devpts,
         virtual_files::{VirtualDirectory, VirtualFs, VirtualLink},
     },
     irq,
@@ -114,6 +115,8 @@ fn add_settings(root: &Arc<VirtualDirectory>) {
     static OVERCOMMIT: AtomicU64 = AtomicU64::new(1);
     static SOMAXCONN: AtomicU64 = AtomicU64::new(4096);
     static MAX_MAP_COUNT: AtomicU64 = AtomicU64::new(1_048_576);
+    // Kept for the first mount of devpts, and there is no other.
+    static PTY_RESERVE: AtomicU64 = AtomicU64::new(1024);
     let kernel = root.add_directory("kernel");
     add_line(&kernel, "ostype", "Linux");
     add_line(&kernel, "osrelease", misc::LINUX_RELEASE);
@@ -133,6 +136,10 @@ fn add_settings(root: &Arc<VirtualDirectory>) {
     random.add_text("uuid", || uuid().unwrap_or_default());
     random.add_text("entropy_avail", || if rng::is_ready() { b"256\n".to_vec() } else { b"0\n".to_vec() });
     add_line(&random, "poolsize", 256);
+    let terminals = kernel.add_directory("pty");
+    add_number(&terminals, "max", &devpts::LIMIT, 0..=devpts::MOST);
+    terminals.add_text("nr", || format!("{}\n", devpts::count()).into_bytes());
+    add_number(&terminals, "reserve", &PTY_RESERVE, 0..=devpts::MOST);
     let vm = root.add_directory("vm");
     add_number(&vm, "overcommit_memory", &OVERCOMMIT, 0..=2);
     add_number(&vm, "max_map_count", &MAX_MAP_COUNT, 0..=u64::from(u32::MAX >> 1));
@@ -187,7 +194,7 @@ fn cpuinfo() -> Vec<u8> {
 }
 
 fn devices() -> Vec<u8> {
-    b"Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n204 ttyAMA\n\nBlock devices:\n".to_vec()
+    b"Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n128 ptm\n136 pts\n204 ttyAMA\n\nBlock devices:\n".to_vec()
 }
 
 fn filesystems() -> Vec<u8> {
@@ -333,12 +340,12 @@ fn escaped(path: &[u8]) -> String {
     text
 }
 
-/// A mount seen from `root`: its place, and its options.
-fn visible(mount: &Arc<Mount>, root: &Path) -> Option<(String, &'static str)> {
+/// A mount seen from `root`: its place, its options, and those of its file system.
+fn visible(mount: &Arc<Mount>, root: &Path) -> Option<(String, &'static str, String)> {
     let top = Path::root_of(mount);
     let (place, reached) = top.bytes_from(Some(root));
     let options = if mount.root().inode().status().read_only { "ro,relatime" } else { "rw,relatime" };
-    (reached || mount.at().is_none()).then(|| (escaped(&place), options))
+    (reached || mount.at().is_none()).then(|| (escaped(&place), options, mount.root().inode().mount_options()))
 }
 
 /// What is mounted, for `mounts`: what nothing is mounted from is called after its type.
@@ -350,8 +357,8 @@ fn source(mount: &Mount) -> &'static str {
 pub fn mounts(root: &Path) -> Vec<u8> {
     let mut text = String::new();
     for mount in Mount::all() {
-        if let Some((place, options)) = visible(&mount, root) {
-            let _ = writeln!(text, "{} {place} {} {options} 0 0", source(&mount), mount.kind());
+        if let Some((place, options, own)) = visible(&mount, root) {
+            let _ = writeln!(text, "{} {place} {} {options}{own} 0 0", source(&mount), mount.kind());
         }
     }
     text.into_bytes()
@@ -361,13 +368,13 @@ pub fn mounts(root: &Path) -> Vec<u8> {
 pub fn mount_information(root: &Path) -> Vec<u8> {
     let mut text = String::new();
     for mount in Mount::all() {
-        let Some((place, options)) = visible(&mount, root) else { continue };
+        let Some((place, options, own)) = visible(&mount, root) else { continue };
         let parent = mount.at().map_or(0, |at| at.mount().id());
         let device = mount.root().inode().metadata().device;
         let mode = if options.starts_with("ro") { "ro" } else { "rw" };
         let _ = writeln!(
             text,
-            "{} {parent} {}:{} / {place} {options} - {} {} {mode}",
+            "{} {parent} {}:{} / {place} {options} - {} {} {mode}{own}",
             mount.id(),
             device >> 8 & 0xfff,
             device & 0xff,

@@ -1,18 +1,23 @@
-//! Terminals: the device between a serial line and the programs of a session.
+//! Terminals: the device between a line, or the master of a pseudo-terminal, and the programs of a session.
 //!
-//! A [`Tty`] joins the pure [`LineDiscipline`] of `klib` to a [`TtyBackend`] (a UART today; the master side of a
-//! pseudo-terminal fits the same trait), puts readers and writers to sleep, and applies job control. Its inodes are in
-//! [`inode`], its ioctls in [`ioctl`], and who may use it in [`job`].
+//! A [`Tty`] joins the pure [`LineDiscipline`] of `klib` to a [`Device`], puts readers and writers to sleep, and applies
+//! job control. Its device files are in [`inode`], its ioctls in [`ioctl`] and [`settings`], who may use it in [`job`];
+//! pseudo-terminals (pty(7)) are in [`pty`], their directory in [`devpts`].
 //!
-//! Received bytes arrive through [`Tty::receive`] from the interrupt handler. Output is collected in a ring under the
-//! terminal's lock and sent by whoever finds nobody sending, outside the lock: bytes keep their order, an interrupt
-//! that echoes while a program writes only appends, and interrupts are masked for one short chunk at a time.
+//! Received bytes arrive through [`Tty::receive`], from an interrupt handler or from the master. Output is collected in
+//! a ring under the terminal's lock. For a serial port whoever finds nobody sending sends it, outside the lock: bytes
+//! keep their order, an interrupt that echoes while a program writes only appends, and interrupts are masked for one
+//! short chunk at a time. For a pseudo-terminal it stays there until the master reads it.
 
+pub mod devpts;
 mod inode;
 mod ioctl;
 mod job;
+mod pty;
+mod settings;
+mod write_turn;
 
-use alloc::{boxed::Box, collections::VecDeque, sync::Arc, vec::Vec};
+use alloc::{collections::VecDeque, sync::Arc, vec::Vec};
 use core::ops::ControlFlow;
 
 use abi::{Errno, Result, linux};
@@ -20,7 +25,10 @@ use hal::Uart;
 use klib::line_discipline::{LineDiscipline, MAX_CANON, ReadState, Termios, TtySignal, TtySink, cflag};
 
 pub use inode::{TtyAlias, TtyInode};
-pub use job::{controlling_terminal_of, leave_session};
+pub use job::{Claim, controlling_terminal, leave_session};
+
+use pty::{Master, Pseudo};
+use write_turn::{Turn, WriteTurn};
 
 use super::{OpenFile, PollEvents, PollTable, ReadBuffer, WriteBuffer};
 use crate::{
@@ -33,29 +41,16 @@ use crate::{
     time,
 };
 
-/// Where a terminal's output goes.
-pub trait TtyBackend: Send + Sync {
-    /// Sends every byte, in order. May be called from an interrupt handler.
-    fn transmit(&self, bytes: &[u8]);
-
-    /// There may be room for input again ([`Tty::room`]).
-    fn input_wanted(&self) {}
-}
-
-/// A serial port as the other end of a terminal.
-struct UartBackend(Arc<dyn Uart>);
-
-impl TtyBackend for UartBackend {
-    fn transmit(&self, bytes: &[u8]) {
-        console::send(&*self.0, bytes);
-    }
-    fn input_wanted(&self) {
-        console::resume_input(&*self.0);
-    }
+/// What is at the other end of a terminal.
+enum Device {
+    /// A serial port.
+    Serial(Arc<dyn Uart>),
+    /// The master of a pseudo-terminal.
+    Pseudo(Pseudo),
 }
 
 /// A line discipline with the settings of a serial port.
-fn fresh_line() -> LineDiscipline {
+fn serial_line() -> LineDiscipline {
     let mut line = LineDiscipline::new();
     let settings = Termios { cflag: B115200 | cflag::CS8 | cflag::CREAD | cflag::HUPCL, ..*line.termios() };
     line.set_termios(settings, false);
@@ -66,34 +61,54 @@ fn fresh_line() -> LineDiscipline {
 const TRANSMIT_CHUNK: usize = 128;
 /// Bytes of a program's write processed under one lock.
 const WRITE_CHUNK: usize = 512;
-/// Writers wait while more output than this is unsent.
-const OUTPUT_HIGH: usize = 16 * 1024;
-/// Echo is dropped while more output than this is unsent: nobody reads the screen any more.
-const OUTPUT_LIMIT: usize = 64 * 1024;
 /// A tenth of a second, the unit of VTIME.
 const TENTH_NS: u64 = 100_000_000;
 /// Speed of a serial console: 115200 baud (termios(3), `B115200`).
 const B115200: u32 = 0o10002;
+/// The same in baud.
+const B115200_BAUD: u32 = 115_200;
 
 /// A terminal.
 pub struct Tty {
-    backend: Box<dyn TtyBackend>,
+    device: Device,
+    /// As stat(2) tells it of its device file.
+    number: u64,
     state: IrqLock<State>,
     readers: Arc<WaitQueue>,
     writers: Arc<WaitQueue>,
 }
 
+/// How much output a terminal keeps that was not sent yet.
+#[derive(Clone, Copy)]
+struct OutputLimits {
+    /// Writers wait while there is more.
+    writes: usize,
+    /// Echo is dropped while there is more: nobody reads the screen any more.
+    echo: usize,
+    /// A flush leaves so much, which counts as read already.
+    flush_leaves: usize,
+}
+
+impl OutputLimits {
+    const SERIAL: Self = Self { writes: 16 * 1024, echo: 64 * 1024, flush_leaves: 0 };
+}
+
 /// What the lock of a terminal guards.
 struct State {
     line: LineDiscipline,
-    /// Output that was processed and not yet sent.
+    /// Output that was processed and not yet sent or read.
     output: VecDeque<u8>,
+    limits: OutputLimits,
     /// Somebody is sending `output`.
     transmitting: bool,
+    /// Whose write(2) is going on.
+    turn: Turn,
     /// The session whose controlling terminal this is; 0 for none.
     session: i32,
     /// The foreground process group; 0 for none.
     foreground: i32,
+    /// Goes up whenever the terminal gets or loses a session, so that a [`Claim`] from before is void.
+    tenure: u64,
     /// Goes up at each hang-up; files opened before are dead.
     generation: u32,
     /// ioctl_tty(2) `TIOCEXCL`.
@@ -102,11 +117,25 @@ struct State {
     open_files: u32,
     input_speed: u32,
     output_speed: u32,
+    /// The master's side; at rest where the other end is a serial port.
+    master: Master,
+}
+
+/// What is to be done after input, once the lock is free.
+struct AfterInput {
+    signals: Signals,
+    foreground: i32,
+    readable: bool,
+    /// Flow control or a signal key let writers go on.
+    unblocked: bool,
 }
 
 /// The line discipline's way out: output into the ring, signals into a list for after the lock.
 struct Sink<'a> {
     output: &'a mut VecDeque<u8>,
+    limits: OutputLimits,
+    flushed: bool,
+    paces_input: bool,
     signals: Signals,
 }
 
@@ -141,8 +170,14 @@ impl Signals {
 
 impl TtySink for Sink<'_> {
     fn output(&mut self, bytes: &[u8]) {
-        if self.output.len() < OUTPUT_LIMIT {
+        if self.output.len() < self.limits.echo {
             self.output.extend(bytes);
+        }
+    }
+
+    fn pace_input(&mut self, character: u8) {
+        if self.paces_input {
+            self.output(&[character]);
         }
     }
 
@@ -155,16 +190,56 @@ impl TtySink for Sink<'_> {
     }
 
     fn flush_output(&mut self) {
-        self.output.clear();
+        self.output.truncate(self.limits.flush_leaves);
+        self.flushed = true;
     }
 }
 
 impl State {
-    /// Runs `action` on the line discipline; answers its result and the signals it raised.
+    /// Runs `action` on the line discipline; answers its result and the signals it raised. A master in packet mode
+    /// hears of output that stopped or went on, and of flushes.
     fn with_line<T>(&mut self, action: impl FnOnce(&mut LineDiscipline, &mut dyn TtySink) -> T) -> (T, Signals) {
-        let mut sink = Sink { output: &mut self.output, signals: Signals::default() };
+        let was_stopped = self.line.output_stopped();
+        let mut sink = Sink {
+            limits: self.limits,
+            flushed: false,
+            // Linux's pseudo-terminals do not act on IXOFF: the master waits for room instead.
+            paces_input: !self.master.is_there(),
+            output: &mut self.output,
+            signals: Signals::default(),
+        };
         let result = action(&mut self.line, &mut sink);
-        (result, sink.signals)
+        let (signals, flushed) = (sink.signals, sink.flushed);
+        self.master.note_flow(was_stopped, self.line.output_stopped());
+        if flushed {
+            self.master.note(linux::TIOCPKT_FLUSHREAD | linux::TIOCPKT_FLUSHWRITE);
+        }
+        (result, signals)
+    }
+
+    /// What input led to that raised `signals`; `was_blocked`: writers had to wait before it.
+    fn after_input(&self, signals: Signals, was_blocked: bool) -> AfterInput {
+        // Who waits for the end of output (tcdrain) may have got it by a flush.
+        let unblocked = was_blocked && !self.output_blocked() || self.output.is_empty();
+        AfterInput { signals, foreground: self.foreground, readable: self.has_input(), unblocked }
+    }
+
+    /// Whether a write has to wait before it adds to the output.
+    fn output_blocked(&self) -> bool {
+        self.line.output_stopped() || self.output.len() >= self.limits.writes
+    }
+
+    /// Drops what was typed and not read.
+    fn flush_input(&mut self) {
+        self.line.flush_input();
+        self.master.drop_arriving();
+        self.master.note(linux::TIOCPKT_FLUSHREAD);
+    }
+
+    /// Drops what was written and not sent.
+    fn flush_output(&mut self) {
+        self.output.truncate(self.limits.flush_leaves);
+        self.master.note(linux::TIOCPKT_FLUSHWRITE);
     }
 
     fn has_input(&self) -> bool {
@@ -173,33 +248,43 @@ impl State {
 }
 
 impl Tty {
-    /// The terminal on a serial port.
-    pub fn console(uart: Arc<dyn Uart>) -> Arc<Self> {
-        Self::new(Box::new(UartBackend(uart)))
+    /// The terminal on a serial port with the device number `number`, at 115200 baud.
+    pub fn serial(uart: Arc<dyn Uart>, number: u64) -> Arc<Self> {
+        Arc::new(Self::new(Device::Serial(uart), number, serial_line(), B115200_BAUD, OutputLimits::SERIAL))
     }
 
-    /// A terminal on any backend, 8 bits at 115200 baud, and known to [`controlling_terminal_of`].
-    pub fn new(backend: Box<dyn TtyBackend>) -> Arc<Self> {
-        let line = fresh_line();
-        let tty = Arc::new(Self {
-            backend,
+    fn new(device: Device, number: u64, line: LineDiscipline, speed: u32, limits: OutputLimits) -> Self {
+        let master = match &device {
+            Device::Serial(_) => Master::default(),
+            Device::Pseudo(_) => Master::fresh(),
+        };
+        Self {
+            device,
+            number,
             state: IrqLock::new(State {
                 line,
                 output: VecDeque::new(),
+                limits,
                 transmitting: false,
+                turn: Turn::default(),
                 session: 0,
                 foreground: 0,
+                tenure: 0,
                 generation: 0,
                 exclusive: false,
                 open_files: 0,
-                input_speed: 115_200,
-                output_speed: 115_200,
+                input_speed: speed,
+                output_speed: speed,
+                master,
             }),
             readers: Arc::new(WaitQueue::new()),
             writers: Arc::new(WaitQueue::new()),
-        });
-        job::register(&tty);
-        tty
+        }
+    }
+
+    /// The device number of its file, as stat(2) tells it: in /proc/PID/stat and for `TIOCGDEV`.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// Goes back to the settings it started with and drops what was typed; the window keeps its size. For a session
@@ -207,7 +292,7 @@ impl Tty {
     pub fn reset(&self) {
         let mut state = self.state.lock();
         let size = state.line.winsize();
-        state.line = fresh_line();
+        state.line = serial_line();
         state.line.set_winsize(size);
         state.exclusive = false;
     }
@@ -215,21 +300,28 @@ impl Tty {
     /// Takes bytes that the device received. For the interrupt handler: quick, and echo goes out from here.
     pub fn receive(&self, bytes: &[u8]) {
         let mut signals = Signals::default();
-        let (group, readable) = {
+        let after = {
             let mut state = self.state.lock();
+            let was_blocked = state.output_blocked();
             for &byte in bytes {
                 let ((), raised) = state.with_line(|line, sink| line.input(byte, sink));
                 signals.merge(raised);
             }
-            (state.foreground, state.has_input())
+            state.after_input(signals, was_blocked)
         };
-        signals.send(group);
-        self.drain_output();
-        if readable {
+        self.react(after);
+    }
+
+    /// Does what input led to: signals, its echo, and waking readers and writers.
+    fn react(&self, after: AfterInput) {
+        after.signals.send(after.foreground);
+        self.send_output();
+        if after.readable {
             self.readers.wake_all();
         }
-        // Flow control may have let writers go on, or a signal key emptied the ring.
-        self.writers.wake_all();
+        if after.unblocked {
+            self.writers.wake_all();
+        }
     }
 
     /// How many bytes [`Tty::receive`] takes before it has to drop some.
@@ -237,8 +329,20 @@ impl Tty {
         self.state.lock().line.room()
     }
 
-    /// Sends what is in the ring, unless somebody does already.
-    fn drain_output(&self) {
+    /// Sees to the output in the ring: sends it, unless somebody does already, or tells the master of it.
+    fn send_output(&self) {
+        match &self.device {
+            Device::Serial(uart) => self.transmit(&**uart),
+            Device::Pseudo(pseudo) => {
+                // Only for news: epoll's edges are what wakes.
+                if self.state.lock().master_has_input() {
+                    pseudo.readers.wake_all();
+                }
+            }
+        }
+    }
+
+    fn transmit(&self, uart: &dyn Uart) {
         let mut chunk = [0; TRANSMIT_CHUNK];
         let mut sent = false;
         loop {
@@ -255,7 +359,7 @@ impl Tty {
                 len
             };
             let Some(bytes) = chunk.get(..len).filter(|bytes| !bytes.is_empty()) else { break };
-            self.backend.transmit(bytes);
+            console::send(uart, bytes);
             sent = true;
         }
         if sent {
@@ -263,13 +367,32 @@ impl Tty {
         }
     }
 
+    /// There may be room for input again: takes what the other end holds back.
+    fn input_wanted(&self) {
+        match &self.device {
+            Device::Serial(uart) => console::resume_input(&**uart),
+            Device::Pseudo(_) => self.take_arriving(),
+        }
+    }
+
+    /// Bytes written and not sent (ioctl_tty(2), `TIOCOUTQ`). What a master has not read counts as sent, as on Linux.
+    fn unsent(&self) -> usize {
+        match self.device {
+            Device::Serial(_) => self.state.lock().output.len(),
+            Device::Pseudo(_) => 0,
+        }
+    }
+
     /// Waits until all output was sent (tcdrain(3)).
     fn wait_for_output(&self) -> Result<()> {
+        if matches!(self.device, Device::Pseudo(_)) {
+            return Ok(());
+        }
         let sent = || {
             let state = self.state.lock();
             (state.output.is_empty() && !state.transmitting).then_some(())
         };
-        self.drain_output();
+        self.send_output();
         Ok(wait_until(&[&self.writers], None, sent)?)
     }
 
@@ -288,7 +411,7 @@ impl Tty {
             &mut large[..]
         };
         let count = self.read_into(generation, file, room)?;
-        self.backend.input_wanted();
+        self.input_wanted();
         match room.get(..count) {
             Some(bytes) if count > 0 => buffer.put(bytes),
             _ => Ok(0),
@@ -312,6 +435,7 @@ impl Tty {
                 (state.has_input() || state.generation != generation).then_some(())
             };
             match wait_until(&[&self.readers], deadline_ns, ready) {
+                Ok(()) if self.state.lock().master_went(generation) => return Err(Errno::EIO),
                 Ok(()) => self.check_background_read()?,
                 Err(crate::task::wait::WaitError::TimedOut) => return Ok(count),
                 Err(_) if count > 0 => return Ok(count),
@@ -343,7 +467,7 @@ impl Tty {
         let output_waits = !state.output.is_empty();
         drop(state);
         if output_waits {
-            self.drain_output();
+            self.send_output();
         }
         let got = match outcome {
             ReadState::Eof => return ControlFlow::Break(()),
@@ -372,6 +496,7 @@ impl Tty {
         if self.stops_background_output() {
             self.check_background_change()?;
         }
+        let _turn = WriteTurn::take(self, file, |state| &mut state.turn, &self.writers)?;
         while buffer.remaining() > 0 {
             let taken = match buffer.take(&mut chunk) {
                 Ok(taken) => taken,
@@ -394,23 +519,22 @@ impl Tty {
                 if state.generation != generation {
                     return Err(Errno::EIO);
                 }
-                if state.output.len() < OUTPUT_HIGH {
+                if !state.output_blocked() {
                     let (taken, _) = state.with_line(|line, sink| line.write(bytes, sink));
                     if taken == bytes.len() {
                         drop(state);
-                        self.drain_output();
+                        self.send_output();
                         return Ok(());
                     }
                 }
             }
-            self.drain_output();
+            self.send_output();
             if file.is_nonblocking() {
                 return Err(Errno::EAGAIN);
             }
             let room = || {
                 let state = self.state.lock();
-                let open = !state.line.output_stopped() && state.output.len() < OUTPUT_HIGH;
-                (open || state.generation != generation).then_some(())
+                (!state.output_blocked() || state.generation != generation).then_some(())
             };
             wait_until(&[&self.writers], None, room)?;
         }
@@ -424,7 +548,6 @@ impl Tty {
         if state.generation != generation {
             return PollEvents::IN | PollEvents::OUT | PollEvents::ERR | PollEvents::HUP;
         }
-        let room = !state.line.output_stopped() && state.output.len() < OUTPUT_HIGH;
-        PollEvents::IN.when(state.line.readable()) | PollEvents::OUT.when(room)
+        PollEvents::IN.when(state.line.readable()) | PollEvents::OUT.when(!state.output_blocked())
     }
 }
