@@ -14,6 +14,7 @@ import time
 from harness import check, ended, outcome, raw
 from terminal_tools import (
     TIOCGSID,
+    TIOCVHANGUP,
     arrived,
     attempt,
     cooked,
@@ -236,6 +237,41 @@ def terminal_of_another_session_is_not_taken():
         results.append(outcome(os.tcgetpgrp, slave))
         results.append(outcome(os.open, "/dev/tty", os.O_RDWR))
         return results
+
+    return inside_session(inside)
+
+
+@check
+def other_users_may_less():
+    def inside(slave):
+        master, other = pair()
+        fcntl.ioctl(other, termios.TIOCEXCL)
+        results_start, results_end = os.pipe()
+        os.chmod(os.ptsname(master), 0o666)
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            os.setgroups([])
+            os.setresgid(70, 70, 70)
+            os.setresuid(70, 70, 70)
+            results = (
+                outcome(raw.ioctl, slave, termios.TIOCSCTTY, 1),
+                outcome(os.open, os.ptsname(master), os.O_RDWR | os.O_NOCTTY),
+                outcome(fcntl.ioctl, slave, termios.TIOCSTI, b"x"),
+                outcome(raw.ioctl, other, TIOCVHANGUP, 0),
+                outcome(raw.ioctl, master, TIOCVHANGUP, 0),
+                outcome(raw.vhangup),
+                owner_of_a_new_one(),
+            )
+            os.write(results_end, repr(results).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        return os.read(results_start, 400)
+
+    def owner_of_a_new_one():
+        master, _slave = pair()
+        status = os.stat(os.ptsname(master))
+        return status.st_uid, status.st_gid, oct(status.st_mode), outcome(os.chown, os.ptsname(master), 0, 0), outcome(os.chmod, os.ptsname(master), 0o600)
 
     return inside_session(inside)
 

@@ -277,6 +277,33 @@ impl LineDiscipline {
         }
     }
 
+    /// Takes bytes off the front of `bytes`, from a device that can wait: as many as there is [`room`](Self::room) for,
+    /// and none after one that stops or resumes output.
+    pub fn input_all(&mut self, bytes: &mut VecDeque<u8>, sink: &mut dyn TtySink) {
+        if self.is_raw() {
+            let count = self.room().min(bytes.len());
+            self.queue.extend(bytes.drain(..count).map(u16::from));
+            self.committed = self.queue.len();
+            return;
+        }
+        let stopped = self.output_stopped();
+        while self.room() > 0
+            && self.output_stopped() == stopped
+            && let Some(byte) = bytes.pop_front()
+        {
+            self.input(byte, sink);
+        }
+    }
+
+    /// Whether input goes into the queue just as it is, and nothing else comes of it.
+    fn is_raw(&self) -> bool {
+        let acted_on = ISTRIP | IUCLC | PARMRK | INLCR | IGNCR | ICRNL | IXON | IXOFF;
+        self.termios.iflag & acted_on == 0
+            && self.termios.lflag & (ICANON | ECHO | ISIG | EXTPROC) == 0
+            && !self.literal_next
+            && self.held_echo.is_empty()
+    }
+
     /// Takes a break condition from the device (termios(3), `IGNBRK` and `BRKINT`).
     pub fn input_break(&mut self, sink: &mut dyn TtySink) {
         if self.termios.input(IGNBRK) {

@@ -456,6 +456,33 @@ fn tcflow_does_not_resume_what_a_key_stopped() {
 }
 
 #[test]
+fn queued_bytes_are_taken_as_far_as_there_is_room() {
+    for mut t in [Terminal::raw(), Terminal::new(|t| t.lflag = 0)] {
+        let mut bytes: VecDeque<u8> = (0..10_000u32).map(|number| (number % 200) as u8 + 32).collect();
+        let all: Vec<u8> = bytes.iter().copied().collect();
+        let mut got = Vec::new();
+        while got.len() < all.len() {
+            t.tty.input_all(&mut bytes, &mut t.sink);
+            assert_eq!(bytes.len(), all.len().saturating_sub(got.len() + MAX_CANON - 1));
+            let mut buffer = [0; MAX_CANON];
+            let ReadState::Data(count) = t.tty.read(&mut buffer) else { panic!("nothing to read") };
+            got.extend_from_slice(&buffer[..count]);
+        }
+        assert_eq!(got, all);
+    }
+}
+
+#[test]
+fn queued_bytes_wait_behind_one_that_stops_or_resumes_output() {
+    let mut t = canonical();
+    let mut bytes = VecDeque::from(*b"a\x13b\x11c");
+    t.tty.input_all(&mut bytes, &mut t.sink);
+    assert_eq!((t.tty.output_stopped(), bytes.len()), (true, 3));
+    t.tty.input_all(&mut bytes, &mut t.sink);
+    assert_eq!((t.tty.output_stopped(), bytes.len()), (false, 1));
+}
+
+#[test]
 fn held_echo_is_bounded() {
     let mut t = canonical();
     t.type_in("\x13");

@@ -72,6 +72,9 @@ pub fn entries(fs: VirtualFs) -> Arc<VirtualDirectory> {
     root.add("mounts", VirtualLink::new(fs, b"self/mounts".to_vec()));
     root.add("device-tree", VirtualLink::new(fs, b"/sys/firmware/devicetree/base".to_vec()));
     add_settings(&root.add_directory("sys"));
+    let terminals = root.add_directory("tty");
+    terminals.add_text("drivers", || TERMINAL_DRIVERS.to_vec());
+    terminals.add_text("ldiscs", || b"n_tty       0\n".to_vec());
     root
 }
 
@@ -109,6 +112,16 @@ fn add_name(directory: &VirtualDirectory, name: &str, value: &'static MachineNam
     };
     directory.add_control(name, || [value.get().as_slice(), b"\n"].concat(), take);
 }
+
+/// /proc/tty/drivers: what device numbers of terminals stand for, for ps(1).
+const TERMINAL_DRIVERS: &[u8] = b"\
+/dev/tty             /dev/tty        5       0 system:/dev/tty
+/dev/console         /dev/console    5       1 system:console
+/dev/ptmx            /dev/ptmx       5       2 system
+ttyAMA               /dev/ttyAMA   204 64-77 serial
+pty_slave            /dev/pts      136 0-1048575 pty:slave
+pty_master           /dev/ptm      128 0-1048575 pty:master
+";
 
 /// /proc/sys.
 fn add_settings(root: &Arc<VirtualDirectory>) {

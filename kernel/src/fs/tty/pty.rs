@@ -196,10 +196,10 @@ impl State {
     fn feed(&mut self) -> AfterInput {
         let mut signals = Signals::default();
         let was_blocked = self.output_blocked();
-        while self.line.room() > 0
-            && let Some(byte) = self.master.arriving.pop_front()
-        {
-            let ((), raised) = self.with_line(|line, sink| line.input(byte, sink));
+        while self.line.room() > 0 && !self.master.arriving.is_empty() {
+            let mut arriving = core::mem::take(&mut self.master.arriving);
+            let ((), raised) = self.with_line(|line, sink| line.input_all(&mut arriving, sink));
+            self.master.arriving = arriving;
             signals.merge(raised);
         }
         self.after_input(signals, was_blocked)
