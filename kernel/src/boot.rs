@@ -15,7 +15,7 @@ use crate::{
     mm::{frames, kernel_space},
     panic, power, rng, smp,
     sync::Once,
-    task::{init, process::Process, scheduler, thread::Thread, trap},
+    task::{deferred, init, process::Process, scheduler, thread::Thread, trap},
     time,
 };
 
@@ -106,9 +106,12 @@ fn start(info: &BootInfo) -> Result<(), String> {
 }
 
 fn start_supervisor(kernel: alloc::sync::Arc<Process>) -> Result<(), String> {
-    let thread = Thread::kernel(kernel, "supervisor", init::supervisor, 0)
-        .map_err(|error| format!("the first thread could not be made: {error}"))?;
-    scheduler::start(thread);
+    let thread = |name, entry| {
+        Thread::kernel(kernel.clone(), name, entry, 0)
+            .map_err(|error| format!("the first threads could not be made: {error}"))
+    };
+    scheduler::start(thread("deferred", deferred::serve)?);
+    scheduler::start(thread("supervisor", init::supervisor)?);
     Ok(())
 }
 

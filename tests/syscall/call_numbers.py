@@ -51,6 +51,7 @@ _NUMBERS = {
     "fchdir": (50, 81),
     "fchmod": (52, 91),
     "fchmodat": (53, 268),
+    "fchmodat2": (452, 452),
     "fchown": (55, 93),
     "fchownat": (54, 260),
     "fcntl": (25, 72),

@@ -1,8 +1,8 @@
 //! The tree of names: which file has which place.
 //!
-//! A [`Dentry`] is one name in one directory and the inode behind it; a [`Mount`] is a file system and the place where
-//! it hangs in the tree. Path walks ([`path`](super::path)) go from dentry to dentry and reach a file system only for
-//! names that are not known yet.
+//! A [`Dentry`] is one name in one directory and the inode behind it. Path walks ([`path`](super::path)) go from dentry
+//! to dentry and reach a file system only for names that are not known yet. What is mounted where is in
+//! [`mount`](super::mount).
 //!
 //! Directories whose names change only through this tree ([`Inode::names_are_constant`]: the root image and tmpfs)
 //! keep every dentry, so that a walk over known names allocates nothing; a bounded number of names known to be absent
@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use abi::{Errno, Result, linux};
 
-use super::{FileKind, Inode, notify, path::Path};
+use super::{FileKind, Inode, notify};
 use crate::sync::IrqLock;
 
 /// The most absent names a directory remembers.
@@ -28,9 +28,8 @@ pub struct Dentry {
     kind: FileKind,
     place: IrqLock<Place>,
     children: IrqLock<Children>,
-    /// Looked at before `mounted`, so that walks need no lock.
-    is_mount_point: AtomicBool,
-    mounted: IrqLock<Option<Arc<Mount>>>,
+    /// Mounts that hang here.
+    mounts: AtomicU32,
     deleted: AtomicBool,
 }
 
@@ -85,8 +84,7 @@ impl Dentry {
             kind,
             place: IrqLock::new(Place { name: name.into(), parent }),
             children: IrqLock::new(Children { known: BTreeMap::new(), absent: 0, version: 0, changing: 0 }),
-            is_mount_point: AtomicBool::new(false),
-            mounted: IrqLock::new(None),
+            mounts: AtomicU32::new(0),
             deleted: AtomicBool::new(false),
         })
     }
@@ -134,12 +132,33 @@ impl Dentry {
         self.place.lock().parent.clone()
     }
 
-    /// What is mounted here.
-    pub fn mounted(&self) -> Option<Arc<Mount>> {
-        if !self.is_mount_point.load(Ordering::Acquire) {
-            return None;
+    /// The path from the root of the file system.
+    pub fn path_in_file_system(self: &Arc<Self>) -> Vec<u8> {
+        let mut names = Vec::new();
+        let mut at = self.clone();
+        while let (name, Some(parent)) = at.place() {
+            names.push(name);
+            at = parent;
         }
-        self.mounted.lock().clone()
+        if names.is_empty() {
+            return b"/".to_vec();
+        }
+        names.iter().rev().flat_map(|name| [b"/".as_slice(), name]).flatten().copied().collect()
+    }
+
+    /// Whether anything is mounted here, in any view of the directory it is in.
+    pub fn is_mount_point(&self) -> bool {
+        self.mounts.load(Ordering::Acquire) > 0
+    }
+
+    /// Something was mounted here.
+    pub fn mounted_on(&self) {
+        self.mounts.fetch_add(1, Ordering::Release);
+    }
+
+    /// What was mounted here is not any more.
+    pub fn unmounted_from(&self) {
+        self.mounts.fetch_sub(1, Ordering::Release);
     }
 
     /// Whether `self` is `other` or above it in the same file system.
@@ -247,7 +266,7 @@ impl Dentry {
     /// Removes a name; see [`Inode::unlink`]. EBUSY for a mount point.
     pub fn unlink(self: &Arc<Self>, name: &[u8], directory: bool) -> Result<()> {
         let child = self.lookup(name)?;
-        if child.is_mount_point.load(Ordering::Acquire) {
+        if child.is_mount_point() {
             return Err(Errno::EBUSY);
         }
         let known = self.change(
@@ -302,7 +321,7 @@ impl Dentry {
                 return Ok(());
             }
         }
-        let busy = |dentry: &Arc<Self>| dentry.is_mount_point.load(Ordering::Acquire);
+        let busy = |dentry: &Arc<Self>| dentry.is_mount_point();
         if busy(&source) || target.as_ref().is_some_and(busy) {
             return Err(Errno::EBUSY);
         }
@@ -352,88 +371,43 @@ impl Dentry {
         Ok(())
     }
 
-    /// Makes `mount` what is found here from now on, and keeps this dentry for good.
-    fn hang(self: &Arc<Self>, mount: Arc<Mount>) {
-        if let (name, Some(parent)) = self.place() {
+    /// Keeps this dentry where its directory would ask anew for the name: something is mounted here.
+    pub fn keep(self: &Arc<Self>) {
+        if let (name, Some(parent)) = self.place()
+            && !parent.inode.names_are_constant()
+        {
             parent.children.lock().put(&name, Child::Present(self.clone()));
         }
-        *self.mounted.lock() = Some(mount);
-        self.is_mount_point.store(true, Ordering::Release);
+    }
+
+    /// Undoes [`keep`](Self::keep) once nothing is mounted here any more.
+    pub fn let_go(self: &Arc<Self>) {
+        if let (name, Some(parent)) = self.place()
+            && !parent.inode.names_are_constant()
+            && !self.is_mount_point()
+        {
+            let kept = parent.children.lock().remove(&name);
+            drop(kept);
+        }
+    }
+
+    /// Forgets all that is known below `root`, whose file system is used no more. Dentries refer to their directories
+    /// and directories to what is in them, so nothing would go by itself; and it goes one by one, because a tree may be
+    /// deeper than the stack.
+    pub fn forget_tree(root: &Arc<Self>) {
+        let mut left = alloc::vec![root.clone()];
+        while let Some(dentry) = left.pop() {
+            let known = core::mem::take(&mut dentry.children.lock().known);
+            left.extend(known.into_values().filter_map(|child| match child {
+                Child::Present(dentry) => Some(dentry),
+                Child::Absent => None,
+            }));
+        }
     }
 }
 
 impl Drop for Dentry {
     fn drop(&mut self) {
         notify::place_forgotten(&self.inode);
-    }
-}
-
-/// A file system with a place in the tree.
-pub struct Mount {
-    id: u32,
-    kind: &'static str,
-    root: Arc<Dentry>,
-    /// `None` for the root file system and for those that hang nowhere.
-    at: Option<Path>,
-}
-
-static MOUNTS: IrqLock<Vec<Arc<Mount>>> = IrqLock::new(Vec::new());
-
-impl Mount {
-    fn new(kind: &'static str, root: Arc<Dentry>, at: Option<Path>) -> Arc<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(1);
-        Arc::new(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), kind, root, at })
-    }
-
-    /// The file system that everything else hangs in.
-    pub fn root_of_all(kind: &'static str, inode: Arc<dyn Inode>) -> Arc<Self> {
-        let mount = Self::new(kind, Dentry::root(inode), None);
-        MOUNTS.lock().push(mount.clone());
-        mount
-    }
-
-    /// A file system without a place, for files that have none.
-    pub fn detached(kind: &'static str, inode: Arc<dyn Inode>) -> Arc<Self> {
-        Self::new(kind, Dentry::root(inode), None)
-    }
-
-    /// Hangs a file system at a directory. EBUSY where something is mounted already, ENOTDIR for anything else than a
-    /// directory.
-    pub fn hang_at(kind: &'static str, inode: Arc<dyn Inode>, at: &Path) -> Result<Arc<Self>> {
-        if at.dentry().kind() != FileKind::Directory {
-            return Err(Errno::ENOTDIR);
-        }
-        if at.dentry().is_mount_point.load(Ordering::Acquire) {
-            return Err(Errno::EBUSY);
-        }
-        let mount = Self::new(kind, Dentry::root(inode), Some(at.clone()));
-        at.dentry().hang(mount.clone());
-        MOUNTS.lock().push(mount.clone());
-        Ok(mount)
-    }
-
-    /// All that have a place, in the order of mounting.
-    pub fn all() -> Vec<Arc<Self>> {
-        MOUNTS.lock().clone()
-    }
-
-    /// Its number in mountinfo and statx.
-    pub fn id(&self) -> u32 {
-        self.id
-    }
-
-    /// The type of file system, as in /proc/filesystems.
-    pub fn kind(&self) -> &'static str {
-        self.kind
-    }
-
-    /// Its root directory.
-    pub fn root(&self) -> &Arc<Dentry> {
-        &self.root
-    }
-
-    /// Where it hangs; `None` for the root file system.
-    pub fn at(&self) -> Option<&Path> {
-        self.at.as_ref()
     }
 }

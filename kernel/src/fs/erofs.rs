@@ -171,6 +171,7 @@ impl Inode for ErofsInode {
             blocks: self.fs.image.block_count(),
             free: 0,
             files: self.fs.image.inode_count(),
+            free_files: 0,
             read_only: true,
         }
     }
@@ -209,7 +210,7 @@ impl Inode for ErofsInode {
         Err(if self.kind == FileKind::Directory { Errno::EROFS } else { Errno::ENOTDIR })
     }
 
-    fn create_unlinked(&self, _permissions: u32) -> Result<Arc<dyn Inode>> {
+    fn create_unlinked(&self, _permissions: u32, _linkable: bool) -> Result<Arc<dyn Inode>> {
         Err(Errno::EROFS)
     }
 

@@ -197,6 +197,7 @@ impl FdTable {
 
     fn closed(&self, slot: &Slot) {
         locks::release_process_locks(&slot.file, self.id);
+        slot.file.asynchronous().remove_marks(self.id);
     }
 
     /// Whether execve(2) closes `fd`.

@@ -13,7 +13,10 @@ use abi::{Errno, Result};
 use super::OpenFile;
 use crate::{
     sync::{IrqLock, Lazy},
-    task::wait::{WaitQueue, wait_until},
+    task::{
+        scheduler,
+        wait::{WaitQueue, wait_until},
+    },
 };
 
 /// Whose a lock is.
@@ -59,8 +62,8 @@ impl Record {
 #[derive(Default)]
 struct FileLocks {
     records: Vec<Record>,
-    /// Open file descriptions with a flock lock, and whether it is exclusive.
-    whole: Vec<(Owner, bool)>,
+    /// Open file descriptions with a flock lock, whether it is exclusive, and the process that set it.
+    whole: Vec<(Owner, bool, i32)>,
 }
 
 type Key = (u64, u64);
@@ -204,16 +207,17 @@ pub fn unlock_range(file: &OpenFile, owner: Owner, start: u64, end: u64) {
 pub fn lock_whole(file: &OpenFile, exclusive: bool, wait: bool) -> Result<()> {
     let key = key(file).ok_or(Errno::EBADF)?;
     let owner = Owner::description(file);
+    let pid = scheduler::current().process().pid();
     let attempt = || {
         let mut table = TABLE.lock();
         let locks = table.files.entry(key).or_default();
-        if locks.whole.contains(&(owner, exclusive)) {
+        if locks.whole.iter().any(|(other, kind, _)| *other == owner && *kind == exclusive) {
             return Some(Ok(()));
         }
-        locks.whole.retain(|(other, _)| *other != owner);
-        let taken = locks.whole.iter().any(|(_, other)| exclusive || *other);
+        locks.whole.retain(|(other, ..)| *other != owner);
+        let taken = locks.whole.iter().any(|(_, other, _)| exclusive || *other);
         if !taken {
-            locks.whole.push((owner, exclusive));
+            locks.whole.push((owner, exclusive, pid));
         }
         LOCKED_FILES.store(table.files.len(), Ordering::Relaxed);
         match (taken, wait) {
@@ -236,7 +240,7 @@ pub fn unlock_whole(file: &OpenFile) {
     let owner = Owner::description(file);
     let mut table = TABLE.lock();
     if let Some(locks) = table.files.get_mut(&key) {
-        locks.whole.retain(|(other, _)| *other != owner);
+        locks.whole.retain(|(other, ..)| *other != owner);
     }
     table.clean(key);
     drop(table);
@@ -275,10 +279,10 @@ pub fn list() -> alloc::string::String {
                 end => writeln!(text, "{end}"),
             };
         }
-        for (_, exclusive) in &locks.whole {
+        for (_, exclusive, pid) in &locks.whole {
             number += 1;
             let access = if *exclusive { "WRITE" } else { "READ " };
-            let _ = writeln!(text, "{number}: FLOCK   ADVISORY  {access} -1 {place} 0 EOF");
+            let _ = writeln!(text, "{number}: FLOCK   ADVISORY  {access} {pid} {place} 0 EOF");
         }
     }
     text

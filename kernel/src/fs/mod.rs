@@ -4,6 +4,7 @@
 //! a descriptor refers to, and [`FileOps`] what an open file does. Regular files, directories and symlinks get their
 //! [`FileOps`] from the VFS; devices, pipes, sockets and the like bring their own.
 
+pub mod async_signal;
 pub mod dentry;
 pub mod devfs;
 pub mod epoll;
@@ -14,6 +15,7 @@ pub mod fd_table;
 pub mod init;
 pub mod io_buffer;
 pub mod locks;
+pub mod mount;
 pub mod notify;
 pub mod open_file;
 pub mod path;
@@ -135,6 +137,8 @@ pub struct Metadata {
     pub modified: FileTime,
     /// Last change of metadata.
     pub changed: FileTime,
+    /// When it was made, where the file system knows.
+    pub created: Option<FileTime>,
 }
 
 impl Metadata {
@@ -155,6 +159,7 @@ impl Metadata {
             accessed: ZERO,
             modified: ZERO,
             changed: ZERO,
+            created: None,
         }
     }
 }
@@ -206,6 +211,8 @@ pub struct FileSystemStatus {
     pub free: u64,
     /// Inodes in all; 0 where that has no meaning.
     pub files: u64,
+    /// Inodes that can still be made.
+    pub free_files: u64,
     /// Whether nothing can be written.
     pub read_only: bool,
 }
@@ -305,9 +312,10 @@ pub trait Inode: core::any::Any + Send + Sync {
         Err(Errno::EROFS)
     }
 
-    /// Makes a file that has no name yet (O_TMPFILE), in this directory's file system.
-    fn create_unlinked(&self, permissions: u32) -> Result<Arc<dyn Inode>> {
-        let _ = permissions;
+    /// Makes a file that has no name yet (O_TMPFILE), in this directory's file system; it may get one
+    /// later where `linkable`.
+    fn create_unlinked(&self, permissions: u32, linkable: bool) -> Result<Arc<dyn Inode>> {
+        let _ = (permissions, linkable);
         Err(Errno::EOPNOTSUPP)
     }
 
@@ -326,6 +334,16 @@ pub trait Inode: core::any::Any + Send + Sync {
     fn allocate(&self, mode: u32, offset: u64, len: u64) -> Result<()> {
         let _ = (mode, offset, len);
         Err(Errno::EOPNOTSUPP)
+    }
+
+    /// How long what is written is likely to stay (fcntl(2), F_SET_RW_HINT): an RWH_ value.
+    fn write_hint(&self) -> u64 {
+        0
+    }
+
+    /// Sets [`write_hint`](Self::write_hint), where the file system keeps it.
+    fn set_write_hint(&self, hint: u64) {
+        let _ = hint;
     }
 
     /// The value of an extended attribute (xattr(7)). ENODATA where there is none, EOPNOTSUPP where the file system
@@ -357,6 +375,9 @@ pub trait Inode: core::any::Any + Send + Sync {
         let _ = size;
         Err(Errno::EROFS)
     }
+
+    /// The file system of which this is the root is used no more: lets go of what is in it.
+    fn unmounted(&self) {}
 
     /// The pages of a regular file, to be mapped.
     fn vm_object(&self) -> Option<Arc<dyn VmObject>> {

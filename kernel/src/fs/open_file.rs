@@ -1,12 +1,15 @@
 //! What a file descriptor refers to.
 
 use alloc::{string::String, sync::Arc};
-use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use abi::{Errno, Result, linux};
 use hal::UserAddr;
 
-use super::{FileOps, Inode, Metadata, PollEvents, PollTable, ReadBuffer, WriteBuffer, locks, notify, path::Path};
+use super::{
+    FileOps, Inode, Metadata, PollEvents, PollTable, ReadBuffer, WriteBuffer, async_signal::Asynchronous, locks,
+    notify, path::Path,
+};
 use crate::sync::IrqLock;
 
 /// The flags of open(2) that live with the open file or matter while opening.
@@ -42,8 +45,9 @@ pub struct OpenFile {
     path: Option<Path>,
     flags: AtomicU32,
     position: IrqLock<u64>,
-    owner: AtomicI32,
-    signal: AtomicI32,
+    asynchronous: Asynchronous,
+    /// Whether this very open made the file (fcntl(2), F_CREATED_QUERY).
+    created: AtomicBool,
 }
 
 /// The flags fcntl(F_SETFL) may change.
@@ -54,13 +58,16 @@ const CREATION: u32 = linux::O_CREAT | linux::O_EXCL | linux::O_NOCTTY | linux::
 impl OpenFile {
     /// A file opened by path.
     pub fn new(ops: Arc<dyn FileOps>, path: Path, flags: OpenFlags) -> Arc<Self> {
+        if flags.writable() {
+            path.mount().writer_came();
+        }
         Arc::new(Self {
             ops,
             path: Some(path),
             flags: AtomicU32::new(flags.bits() & !CREATION),
             position: IrqLock::new(0),
-            owner: AtomicI32::new(0),
-            signal: AtomicI32::new(0),
+            asynchronous: Asynchronous::new(),
+            created: AtomicBool::new(false),
         })
     }
 
@@ -71,8 +78,8 @@ impl OpenFile {
             path: None,
             flags: AtomicU32::new(flags.bits() & !CREATION),
             position: IrqLock::new(0),
-            owner: AtomicI32::new(0),
-            signal: AtomicI32::new(0),
+            asynchronous: Asynchronous::new(),
+            created: AtomicBool::new(false),
         })
     }
 
@@ -81,30 +88,35 @@ impl OpenFile {
         OpenFlags(self.flags.load(Ordering::Relaxed))
     }
 
-    /// fcntl(F_SETFL).
-    pub fn set_flags(&self, flags: u32) {
+    fn set_flags(&self, flags: u32) {
         let kept = self.flags.load(Ordering::Relaxed) & !CHANGEABLE;
         self.flags.store(kept | flags & CHANGEABLE, Ordering::Relaxed);
     }
 
-    /// Who gets SIGIO and SIGURG (fcntl(2), F_SETOWN): a process, or a group where negative; 0 for nobody.
-    pub fn owner(&self) -> i32 {
-        self.owner.load(Ordering::Relaxed)
+    /// fcntl(F_SETFL) through descriptor `fd`, which is what signals tell of with O_ASYNC.
+    pub fn change_flags(self: &Arc<Self>, flags: u32, fd: i32) {
+        let before = self.flags();
+        self.set_flags(flags);
+        match (before.contains(linux::FASYNC), self.flags().contains(linux::FASYNC)) {
+            (false, true) => self.asynchronous.start(self, fd),
+            (true, false) => self.asynchronous.stop(),
+            _ => {}
+        }
     }
 
-    /// Sets [`owner`](Self::owner).
-    pub fn set_owner(&self, owner: i32) {
-        self.owner.store(owner, Ordering::Relaxed);
+    /// Its signals.
+    pub fn asynchronous(&self) -> &Asynchronous {
+        &self.asynchronous
     }
 
-    /// The signal sent instead of SIGIO (F_SETSIG); 0 for SIGIO.
-    pub fn owner_signal(&self) -> i32 {
-        self.signal.load(Ordering::Relaxed)
+    /// Whether this open made the file.
+    pub fn is_created(&self) -> bool {
+        self.created.load(Ordering::Relaxed)
     }
 
-    /// Sets [`owner_signal`](Self::owner_signal).
-    pub fn set_owner_signal(&self, signal: i32) {
-        self.signal.store(signal, Ordering::Relaxed);
+    /// This open made the file.
+    pub fn set_created(&self) {
+        self.created.store(true, Ordering::Relaxed);
     }
 
     /// Whether calls must not block.
@@ -195,6 +207,11 @@ impl OpenFile {
 
     /// pwrite(2) and pwritev(2). As on Linux, O_APPEND wins over the offset.
     pub fn write_at(&self, offset: u64, buffer: &mut WriteBuffer<'_>) -> Result<usize> {
+        self.write_placed(&mut { offset }, self.flags().contains(linux::O_APPEND), buffer)
+    }
+
+    /// Writes at `*position`, or with `append` at the end, and moves it.
+    pub fn write_placed(&self, position: &mut u64, append: bool, buffer: &mut WriteBuffer<'_>) -> Result<usize> {
         if !self.flags().writable() {
             return Err(Errno::EBADF);
         }
@@ -202,12 +219,10 @@ impl OpenFile {
             return Err(Errno::ESPIPE);
         }
         buffer.check()?;
-        let append = self.flags().contains(linux::O_APPEND);
-        let mut position = match self.inode() {
-            Some(inode) if append => inode.metadata().size,
-            _ => offset,
-        };
-        self.transferred(self.ops.write(self, &mut position, buffer), linux::IN_MODIFY)
+        if let Some(inode) = self.inode().filter(|_| append) {
+            *position = inode.metadata().size;
+        }
+        self.transferred(self.ops.write(self, position, buffer), linux::IN_MODIFY)
     }
 
     /// The file position.
@@ -251,8 +266,14 @@ impl OpenFile {
 impl Drop for OpenFile {
     fn drop(&mut self) {
         locks::release_description_locks(self);
+        self.asynchronous.end();
         let ops = self.ops.clone();
         ops.released(self);
+        if let Some(path) = &self.path
+            && self.flags().writable()
+        {
+            path.mount().writer_left();
+        }
         if !self.flags().contains(linux::O_PATH) {
             self.notify(if self.flags().writable() { linux::IN_CLOSE_WRITE } else { linux::IN_CLOSE_NOWRITE });
         }

@@ -11,7 +11,8 @@ use abi::{Errno, Result, linux};
 
 use super::{
     FileKind, Inode,
-    dentry::{Dentry, Mount},
+    dentry::Dentry,
+    mount::{FileSystem, Mount},
     permission::{self, Access},
     virtual_files::{VirtualDirectory, VirtualFs, next_device},
 };
@@ -69,6 +70,16 @@ impl Path {
         self.dentry.kind()
     }
 
+    /// Whether nothing can be changed here, because of the file system or of how it is mounted.
+    pub fn is_read_only(&self) -> bool {
+        self.mount.is_read_only() || self.inode().status().read_only
+    }
+
+    /// EROFS where nothing can be changed here.
+    pub fn require_writable(&self) -> Result<()> {
+        if self.is_read_only() { Err(Errno::EROFS) } else { Ok(()) }
+    }
+
     /// Another place in the same mounted file system.
     pub fn with_dentry(&self, dentry: Arc<Dentry>) -> Self {
         Self { mount: self.mount.clone(), dentry }
@@ -97,16 +108,19 @@ impl Path {
             if root.is_some_and(|root| at == *root) {
                 break true;
             }
+            if Arc::ptr_eq(&at.dentry, at.mount.root()) {
+                match at.mount.at() {
+                    Some(place) => at = place,
+                    None => break false,
+                }
+                continue;
+            }
             match at.dentry.place() {
                 (name, Some(parent)) => {
                     names.push(name);
                     at.dentry = parent;
                 }
-                (name, None) => match at.mount.at() {
-                    Some(place) if Arc::ptr_eq(&at.dentry, at.mount.root()) => at = place.clone(),
-                    _ if Arc::ptr_eq(&at.dentry, at.mount.root()) => break false,
-                    _ => return (name.into_vec(), false),
-                },
+                (name, None) => return (name.into_vec(), false),
             }
         };
         let mut bytes = Vec::with_capacity(names.iter().map(|name| name.len() + 1).sum::<usize>().max(1));
@@ -127,22 +141,26 @@ impl Path {
             if at == *root {
                 return at;
             }
-            match at.dentry.parent() {
+            if Arc::ptr_eq(&at.dentry, at.mount.root()) {
+                match at.mount.at() {
+                    Some(place) => at = place,
+                    None => return at,
+                }
+                continue;
+            }
+            return match at.dentry.parent() {
                 Some(parent) => {
                     at.dentry = parent;
-                    return at.cross();
+                    at.cross()
                 }
-                None => match at.mount.at() {
-                    Some(place) => at = place.clone(),
-                    None => return at,
-                },
-            }
+                None => at,
+            };
         }
     }
 
     /// What is mounted on top of this place, or the place itself.
     fn cross(mut self) -> Self {
-        while let Some(mount) = self.dentry.mounted() {
+        while let Some(mount) = Mount::on(&self.mount, &self.dentry) {
             self = Self::root_of(&mount);
         }
         self
@@ -151,7 +169,8 @@ impl Path {
 
 /// Makes a file system the root of the tree. The first call counts.
 pub fn mount_root(kind: &'static str, inode: Arc<dyn Inode>) -> Path {
-    ROOT.call_once(|| Path::root_of(&Mount::root_of_all(kind, inode))).clone()
+    ROOT.call_once(|| Path::root_of(&Mount::root_of_all(FileSystem::new(kind, String::from("/dev/root"), inode))))
+        .clone()
 }
 
 /// The root of the tree, once there is one.
@@ -163,14 +182,14 @@ pub fn tree_root() -> Option<Path> {
 pub fn floating(inode: Arc<dyn Inode>, name: &[u8]) -> Path {
     static NOWHERE: Lazy<Arc<Mount>> = Lazy::new(|| {
         let fs = VirtualFs { device: next_device(), magic: ANON_INODE_FS_MAGIC };
-        Mount::detached("anon_inodefs", VirtualDirectory::new(fs))
+        Mount::detached(FileSystem::new("anon_inodefs", String::from("none"), VirtualDirectory::new(fs)))
     });
     Path::new(NOWHERE.clone(), Dentry::floating(inode, name))
 }
 
 /// Mounts a file system on a directory and answers its root. EBUSY and ENOTDIR as in mount(2).
 pub fn mount(at: &Path, kind: &'static str, inode: Arc<dyn Inode>) -> Result<Path> {
-    Ok(Path::root_of(&Mount::hang_at(kind, inode, at)?))
+    Ok(Path::root_of(&Mount::hang_at(FileSystem::new(kind, String::from(kind), inode), at, 0)?))
 }
 
 /// What a walk does with the last component.
@@ -335,7 +354,7 @@ pub fn walk(start: &Path, root: &Path, path: &[u8], last: Last, restrict: u32) -
                             continue;
                         }
                     }
-                } else if let Some(mount) = dentry.mounted() {
+                } else if let Some(mount) = Mount::on(&at.mount, &dentry) {
                     let top = Path::root_of(&mount).cross();
                     if crossing(&at, &top) {
                         return Err(Errno::EXDEV);

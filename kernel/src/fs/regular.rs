@@ -51,6 +51,12 @@ fn open_with(path: Path, flags: OpenFlags, check: bool) -> Result<Arc<OpenFile>>
         FileKind::Directory if flags.writable() || flags.contains(linux::O_TRUNC) => return Err(Errno::EISDIR),
         _ => {}
     }
+    if kind == FileKind::Regular && (flags.writable() || truncate) {
+        path.require_writable()?;
+    }
+    if matches!(kind, FileKind::CharDevice | FileKind::BlockDevice) && path.mount().has(linux::MS_NODEV) {
+        return Err(Errno::EACCES);
+    }
     if check {
         let writes = flags.writable() || flags.contains(linux::O_TRUNC);
         let wanted = if flags.readable() { READ } else { 0 } | if writes { WRITE } else { 0 };

@@ -25,7 +25,15 @@ pub struct VirtualFs {
 impl VirtualFs {
     /// What statfs(2) tells.
     pub const fn status(self) -> FileSystemStatus {
-        FileSystemStatus { magic: self.magic, block_size: 4096, blocks: 0, free: 0, files: 0, read_only: false }
+        FileSystemStatus {
+            magic: self.magic,
+            block_size: 4096,
+            blocks: 0,
+            free: 0,
+            files: 0,
+            free_files: 0,
+            read_only: false,
+        }
     }
 }
 

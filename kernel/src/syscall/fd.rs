@@ -1,5 +1,7 @@
 //! Descriptors: dup, close, fcntl, file locks and the ioctls that every file knows.
 
+use alloc::sync::Arc;
+
 use abi::{Errno, Result, ioctl, linux};
 use hal::UserAddr;
 
@@ -7,12 +9,15 @@ use super::Call;
 use crate::{
     fs::{
         FileKind, OpenFile,
-        locks::{self, Owner, Record},
-        pipe,
+        async_signal::Owner,
+        locks::{self, Record},
+        notify::dnotify,
+        permission, pipe,
         regular::MAX_OFFSET,
         tmpfs::TmpInode,
     },
     mm::user,
+    task::signal::NSIG,
 };
 
 /// [close(2)](https://man7.org/linux/man-pages/man2/close.2.html).
@@ -63,6 +68,9 @@ pub fn sys_dup3(call: &mut Call<'_>) -> Result<u64> {
     Ok(new as u64)
 }
 
+/// Whether the open made the file (linux/fcntl.h, since 6.12).
+const F_CREATED_QUERY: u32 = 1028;
+
 /// [fcntl(2)](https://man7.org/linux/man-pages/man2/fcntl.2.html).
 pub fn sys_fcntl(call: &mut Call<'_>) -> Result<u64> {
     let files = call.process().files();
@@ -77,6 +85,7 @@ pub fn sys_fcntl(call: &mut Call<'_>) -> Result<u64> {
             | linux::F_SETFD
             | linux::F_GETFL
             | linux::F_DUPFD_QUERY
+            | F_CREATED_QUERY
     );
     if file.flags().contains(linux::O_PATH) && !anywhere {
         return Err(Errno::EBADF);
@@ -89,7 +98,7 @@ pub fn sys_fcntl(call: &mut Call<'_>) -> Result<u64> {
             }
             Ok(files.install_from(minimum, file, command == linux::F_DUPFD_CLOEXEC)? as u64)
         }
-        linux::F_DUPFD_QUERY => Ok(u64::from(alloc::sync::Arc::ptr_eq(&file, &files.get(call.int(2))?))),
+        linux::F_DUPFD_QUERY => Ok(u64::from(Arc::ptr_eq(&file, &files.get(call.int(2))?))),
         linux::F_GETFD => Ok(if files.is_close_on_exec(fd)? { u64::from(linux::FD_CLOEXEC) } else { 0 }),
         linux::F_SETFD => {
             files.set_close_on_exec(fd, call.uint(2) & linux::FD_CLOEXEC != 0)?;
@@ -97,45 +106,81 @@ pub fn sys_fcntl(call: &mut Call<'_>) -> Result<u64> {
         }
         linux::F_GETFL => Ok(u64::from(file.flags().bits())),
         linux::F_SETFL => {
-            file.set_flags(call.uint(2));
+            file.change_flags(call.uint(2), fd);
             Ok(0)
         }
         linux::F_GETLK | linux::F_OFD_GETLK => get_lock(call, &file, command == linux::F_OFD_GETLK),
         linux::F_SETLK | linux::F_SETLKW => set_lock(call, &file, false, command == linux::F_SETLKW),
         linux::F_OFD_SETLK | linux::F_OFD_SETLKW => set_lock(call, &file, true, command == linux::F_OFD_SETLKW),
-        linux::F_GETOWN => Ok(file.owner() as u64),
+        linux::F_GETOWN => Ok(match file.asynchronous().owner() {
+            owner if owner.check().is_err() => 0,
+            Owner::Nobody => 0,
+            Owner::Thread(id) | Owner::Process(id) => id as u64,
+            Owner::Group(id) => id.wrapping_neg() as u64,
+        }),
         linux::F_SETOWN => {
-            file.set_owner(call.int(2));
+            let owner = match call.int(2) {
+                0 => Owner::Nobody,
+                i32::MIN => return Err(Errno::EINVAL),
+                group if group < 0 => Owner::Group(-group),
+                pid => Owner::Process(pid),
+            };
+            owner.check()?;
+            file.asynchronous().set_owner(owner);
             Ok(0)
         }
         linux::F_GETOWN_EX => {
-            let (kind, id) = match file.owner() {
-                group if group < 0 => (linux::F_OWNER_PGRP, group.wrapping_neg()),
-                pid => (linux::F_OWNER_PID, pid),
+            let (kind, id) = match file.asynchronous().owner() {
+                Owner::Thread(id) => (linux::F_OWNER_TID, id),
+                Owner::Nobody => (linux::F_OWNER_PID, 0),
+                Owner::Process(id) => (linux::F_OWNER_PID, id),
+                Owner::Group(id) => (linux::F_OWNER_PGRP, id),
             };
             user::copy_out(call.address(2), &[kind as i32, id])?;
             Ok(0)
         }
         linux::F_SETOWN_EX => {
             let [kind, id]: [i32; 2] = user::copy_in(call.address(2))?;
-            match kind as u32 {
-                linux::F_OWNER_TID | linux::F_OWNER_PID => file.set_owner(id),
-                linux::F_OWNER_PGRP => file.set_owner(id.wrapping_neg()),
+            let owner = match (kind as u32, id) {
+                (linux::F_OWNER_TID | linux::F_OWNER_PID | linux::F_OWNER_PGRP, 0) => Owner::Nobody,
+                (linux::F_OWNER_TID, id) => Owner::Thread(id),
+                (linux::F_OWNER_PID, id) => Owner::Process(id),
+                (linux::F_OWNER_PGRP, id) => Owner::Group(id),
                 _ => return Err(Errno::EINVAL),
-            }
+            };
+            owner.check()?;
+            file.asynchronous().set_owner(owner);
             Ok(0)
         }
-        linux::F_GETSIG => Ok(file.owner_signal() as u64),
+        linux::F_GETSIG => Ok(u64::from(file.asynchronous().signal())),
         linux::F_SETSIG => {
-            let signal = call.int(2);
-            if !(0..=64).contains(&signal) {
+            let signal = u32::try_from(call.int(2)).ok().filter(|signal| *signal < NSIG).ok_or(Errno::EINVAL)?;
+            file.asynchronous().set_signal(signal);
+            Ok(0)
+        }
+        linux::F_NOTIFY => {
+            let process = call.process();
+            dnotify::ask(&file, fd, call.uint(2), files.lock_owner(), process.pid())?;
+            Ok(0)
+        }
+        F_CREATED_QUERY => Ok(u64::from(file.is_created())),
+        linux::F_GETLEASE => Ok(u64::from(linux::F_UNLCK)),
+        linux::F_SETLEASE => set_lease(call, &file),
+        linux::F_GET_RW_HINT => {
+            user::copy_out(call.address(2), &file.inode().map_or(0, |inode| inode.write_hint()))?;
+            Ok(0)
+        }
+        linux::F_SET_RW_HINT => {
+            let hint: u64 = user::copy_in(call.address(2))?;
+            if hint > u64::from(linux::RWH_WRITE_LIFE_EXTREME) {
                 return Err(Errno::EINVAL);
             }
-            file.set_owner_signal(signal);
+            if let Some(inode) = file.inode() {
+                permission::check_owner(&**inode)?;
+                inode.set_write_hint(hint);
+            }
             Ok(0)
         }
-        linux::F_GETLEASE => Ok(u64::from(linux::F_UNLCK)),
-        linux::F_SETLEASE => Err(Errno::EINVAL),
         linux::F_GETPIPE_SZ => Ok(pipe::capacity(&file)? as u64),
         linux::F_SETPIPE_SZ => {
             let wanted = usize::try_from(call.int(2)).map_err(|_| Errno::EINVAL)?;
@@ -162,6 +207,14 @@ pub fn sys_fcntl(call: &mut Call<'_>) -> Result<u64> {
         }
         _ => Err(Errno::EINVAL),
     }
+}
+
+/// F_SETLEASE. Nobody is ever granted a lease: EAGAIN, which a program has to expect, since it is also the answer where
+/// somebody else has the file open. EINVAL where there could be none anyway.
+fn set_lease(call: &Call<'_>, file: &OpenFile) -> Result<u64> {
+    let known = [linux::F_RDLCK, linux::F_WRLCK, linux::F_UNLCK].contains(&call.uint(2));
+    let regular = file.path().is_some_and(|path| path.kind() == FileKind::Regular);
+    Err(if known && regular { Errno::EAGAIN } else { Errno::EINVAL })
 }
 
 /// The memory file behind an open file; EINVAL for all others.
@@ -209,8 +262,8 @@ fn record(call: &Call<'_>, file: &OpenFile, ofd: bool) -> Result<(linux::flock, 
     Ok((request, record, start, end))
 }
 
-fn lock_owner(call: &Call<'_>, file: &OpenFile, ofd: bool) -> Owner {
-    if ofd { Owner::description(file) } else { Owner::Process(call.process().files().lock_owner()) }
+fn lock_owner(call: &Call<'_>, file: &OpenFile, ofd: bool) -> locks::Owner {
+    if ofd { locks::Owner::description(file) } else { locks::Owner::Process(call.process().files().lock_owner()) }
 }
 
 fn get_lock(call: &Call<'_>, file: &OpenFile, ofd: bool) -> Result<u64> {
@@ -266,10 +319,10 @@ pub fn sys_flock(call: &mut Call<'_>) -> Result<u64> {
 }
 
 /// Sets or clears a status flag by the `int` at `address`, as FIONBIO and FIOASYNC do.
-fn set_flag(file: &OpenFile, flag: u32, address: UserAddr) -> Result<u64> {
+fn set_flag(file: &Arc<OpenFile>, fd: i32, flag: u32, address: UserAddr) -> Result<u64> {
     let on: i32 = user::copy_in(address)?;
     let flags = file.flags().bits();
-    file.set_flags(if on != 0 { flags | flag } else { flags & !flag });
+    file.change_flags(if on != 0 { flags | flag } else { flags & !flag }, fd);
     Ok(0)
 }
 
@@ -284,8 +337,8 @@ pub fn sys_ioctl(call: &mut Call<'_>) -> Result<u64> {
     match call.uint(1) {
         ioctl::FIOCLEX => files.set_close_on_exec(fd, true).map(|()| 0),
         ioctl::FIONCLEX => files.set_close_on_exec(fd, false).map(|()| 0),
-        ioctl::FIONBIO => set_flag(&file, linux::O_NONBLOCK, call.address(2)),
-        ioctl::FIOASYNC => set_flag(&file, linux::FASYNC, call.address(2)),
+        ioctl::FIONBIO => set_flag(&file, fd, linux::O_NONBLOCK, call.address(2)),
+        ioctl::FIOASYNC => set_flag(&file, fd, linux::FASYNC, call.address(2)),
         ioctl::FIOQSIZE => {
             let metadata = file.metadata()?;
             if !matches!(metadata.kind, FileKind::Regular | FileKind::Directory | FileKind::Symlink) {

@@ -12,6 +12,7 @@ use crate::{
     fs::{
         FileKind, FileSystemStatus, Inode, Metadata, OpenFile, OpenFlags,
         dentry::Dentry,
+        mount::Mount,
         path::{self, Found, Last, Path},
         permission,
         regular::{self, DirectoryFile},
@@ -108,6 +109,11 @@ impl Target {
         }
     }
 
+    /// EROFS where its file system, or the mount it was reached through, is read-only.
+    pub fn require_writable(&self) -> Result<()> {
+        self.path().map_or(Ok(()), Path::require_writable)
+    }
+
     /// Its place in the tree.
     pub fn path(&self) -> Option<&Path> {
         match self {
@@ -149,8 +155,9 @@ pub fn open_at(
         if directory.kind() != FileKind::Directory {
             return Err(Errno::ENOTDIR);
         }
+        directory.require_writable()?;
         permission::check_create(&**directory.inode())?;
-        let inode = directory.inode().create_unlinked(without_umask(call, mode))?;
+        let inode = directory.inode().create_unlinked(without_umask(call, mode), !flags.contains(linux::O_EXCL))?;
         let name = format!("#{}", inode.metadata().inode);
         let place = directory.with_dentry(Dentry::unlinked(inode, name.as_bytes(), directory.dentry().clone()));
         return regular::open_new(place, OpenFlags::from_bits(flags.bits() & !(linux::O_DIRECTORY | linux::O_TRUNC)));
@@ -177,12 +184,15 @@ pub fn open_at(
             }
             Found::Parent { trailing_slash: true, .. } => return Err(Errno::EISDIR),
             Found::Parent { directory, name, .. } => {
+                directory.require_writable()?;
                 permission::check_create(&**directory.inode())?;
                 let permissions = without_umask(call, mode);
                 match directory.dentry().create(&name, FileKind::Regular, permissions, 0) {
                     Ok(dentry) => {
                         let flags = OpenFlags::from_bits(flags.bits() & !linux::O_TRUNC);
-                        return regular::open_new(directory.with_dentry(dentry), flags);
+                        let file = regular::open_new(directory.with_dentry(dentry), flags)?;
+                        file.set_created();
+                        return Ok(file);
                     }
                     // Somebody else was faster.
                     Err(Errno::EEXIST) if !exclusive => {}
@@ -266,6 +276,11 @@ pub fn sys_openat2(call: &mut Call<'_>) -> Result<u64> {
     let with_path = linux::O_PATH | linux::O_DIRECTORY | linux::O_NOFOLLOW | linux::O_CLOEXEC;
     if flags & linux::O_PATH != 0 && flags & !with_path != 0 {
         return Err(Errno::EINVAL);
+    }
+    // What changes something could not be done from memory alone.
+    let changes = linux::O_CREAT | linux::O_TRUNC | (linux::O_TMPFILE & !linux::O_DIRECTORY);
+    if restrict & linux::RESOLVE_CACHED != 0 && flags & changes != 0 {
+        return Err(Errno::EAGAIN);
     }
     let open_flags = OpenFlags::from_bits(flags | linux::O_LARGEFILE);
     let file = open_at(call, call.int(0), &path, open_flags, mode, restrict)?;
@@ -371,6 +386,13 @@ pub fn sys_statx(call: &mut Call<'_>) -> Result<u64> {
     }
     (statx.stx_rdev_major, statx.stx_rdev_minor) = (major(metadata.rdev), minor(metadata.rdev));
     (statx.stx_dev_major, statx.stx_dev_minor) = (major(metadata.device), minor(metadata.device));
+    if let Some(created) = metadata.created
+        && call.uint(3) & linux::STATX_BTIME != 0
+    {
+        statx.stx_mask |= linux::STATX_BTIME;
+        statx.stx_btime.tv_sec = created.seconds;
+        statx.stx_btime.tv_nsec = created.nanoseconds;
+    }
     if let Some(path) = target.path() {
         statx.stx_mask |= linux::STATX_MNT_ID;
         statx.stx_mnt_id = u64::from(path.mount().id());
@@ -383,11 +405,16 @@ pub fn sys_statx(call: &mut Call<'_>) -> Result<u64> {
     Ok(0)
 }
 
-fn put_status(to: UserAddr, status: &FileSystemStatus, device: u64) -> Result<u64> {
+fn put_status(to: UserAddr, status: &FileSystemStatus, device: u64, mount: Option<&Arc<Mount>>) -> Result<u64> {
     /// `f_flags` has meaning at all; and mounted read-only, and with relative access times (statfs(2)).
     const ST_VALID: i64 = 0x20;
     const ST_RDONLY: i64 = 1;
     const ST_RELATIME: i64 = 0x1000;
+    const FLAGS: [(u32, i64); 4] =
+        [(linux::MS_NOSUID, 2), (linux::MS_NODEV, 4), (linux::MS_NOEXEC, 8), (linux::MS_NOSYMFOLLOW, 0x2000)];
+    let read_only = status.read_only || mount.is_some_and(|mount| mount.is_read_only());
+    let set = |flag: u32| mount.is_some_and(|mount| mount.has(flag));
+    let flags = FLAGS.iter().filter(|(flag, _)| set(*flag)).fold(0, |flags, (_, shown)| flags | shown);
     let mut statfs: linux::statfs64 = abi::zeroed();
     statfs.f_type = status.magic as i64;
     statfs.f_bsize = status.block_size as i64;
@@ -395,11 +422,11 @@ fn put_status(to: UserAddr, status: &FileSystemStatus, device: u64) -> Result<u6
     statfs.f_bfree = status.free;
     statfs.f_bavail = status.free;
     statfs.f_files = status.files;
-    statfs.f_ffree = status.files.min(status.free);
+    statfs.f_ffree = status.free_files;
     statfs.f_fsid.val = [device as i32, 0];
     statfs.f_namelen = i64::from(linux::NAME_MAX);
     statfs.f_frsize = status.block_size as i64;
-    statfs.f_flags = ST_VALID | ST_RELATIME | if status.read_only { ST_RDONLY } else { 0 };
+    statfs.f_flags = ST_VALID | ST_RELATIME | flags | if read_only { ST_RDONLY } else { 0 };
     user::copy_out(to, &statfs)?;
     Ok(0)
 }
@@ -408,7 +435,7 @@ fn put_status(to: UserAddr, status: &FileSystemStatus, device: u64) -> Result<u6
 pub fn sys_statfs(call: &mut Call<'_>) -> Result<u64> {
     let path = call.path(0)?;
     let found = resolve_at(call, linux::AT_FDCWD, &path, true)?;
-    put_status(call.address(1), &found.inode().status(), found.inode().metadata().device)
+    put_status(call.address(1), &found.inode().status(), found.inode().metadata().device, Some(found.mount()))
 }
 
 /// [fstatfs(2)](https://man7.org/linux/man-pages/man2/fstatfs.2.html).
@@ -431,10 +458,11 @@ pub fn sys_fstatfs(call: &mut Call<'_>) -> Result<u64> {
             blocks: 0,
             free: 0,
             files: 0,
+            free_files: 0,
             read_only: false,
         },
     };
-    put_status(call.address(1), &status, metadata.device)
+    put_status(call.address(1), &status, metadata.device, file.path().map(Path::mount))
 }
 
 /// [getdents64(2)](https://man7.org/linux/man-pages/man2/getdents64.2.html).

@@ -8,8 +8,8 @@ use hal::UserAddr;
 use super::{Call, file::resolve_at};
 use crate::{
     fs::{
-        FileKind, OpenFile, ReadBuffer, WriteBuffer, io_buffer::UserSlice, notify, path::Path, permission, regular,
-        regular::MAX_OFFSET,
+        FileKind, OpenFile, PollEvents, PollTable, ReadBuffer, WriteBuffer, io_buffer::UserSlice, notify, path::Path,
+        permission, regular, regular::MAX_OFFSET,
     },
     mm::{PAGE_SIZE, user},
 };
@@ -107,47 +107,68 @@ pub fn sys_pwritev(call: &mut Call<'_>) -> Result<u64> {
     Ok(file.write_at(at, &mut WriteBuffer::user_vector(&mut pieces))? as u64)
 }
 
-/// Flags of preadv2 and pwritev2 that change nothing here: all writes are as durable as they will ever be, and regular
-/// files never block.
+/// Flags of preadv2 and pwritev2 that change nothing here: all writes are as durable as they will ever be.
 const HARMLESS: u32 = linux::RWF_HIPRI | linux::RWF_DSYNC | linux::RWF_SYNC;
+/// Writes at the given place in spite of O_APPEND (linux/fs.h, since 6.9).
+const RWF_NOAPPEND: u32 = 0x20;
+
+/// Checks the flags of preadv2 and pwritev2. EOPNOTSUPP for unknown ones, and for RWF_NOWAIT where only the file system
+/// could keep to it (as on Linux's tmpfs); EAGAIN where that flag forbids to wait for `readiness`.
+fn check_flags(file: &OpenFile, flags: u32, readiness: PollEvents) -> Result<()> {
+    const APPENDS: u32 = linux::RWF_APPEND | RWF_NOAPPEND;
+    if flags & !(HARMLESS | linux::RWF_NOWAIT | APPENDS) != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    if flags & APPENDS == APPENDS {
+        return Err(Errno::EINVAL);
+    }
+    if flags & linux::RWF_NOWAIT != 0 {
+        if file.ops().is_seekable() {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        if !file.poll(&mut PollTable::look()).intersects(readiness | PollEvents::HUP | PollEvents::ERR) {
+            return Err(Errno::EAGAIN);
+        }
+    }
+    Ok(())
+}
 
 /// [preadv2(2)](https://man7.org/linux/man-pages/man2/preadv2.2.html).
 pub fn sys_preadv2(call: &mut Call<'_>) -> Result<u64> {
-    let flags = call.uint(5);
+    let at_current = call.long(3) == -1;
+    if !at_current {
+        offset(call.long(3))?;
+    }
     let file = call.file(0)?;
-    if flags & !(HARMLESS | linux::RWF_NOWAIT) != 0 {
-        return Err(Errno::EOPNOTSUPP);
+    if !at_current && !file.ops().is_seekable() {
+        return Err(Errno::ESPIPE);
     }
-    if flags & linux::RWF_NOWAIT != 0 && !file.ops().is_seekable() && !file.is_nonblocking() {
-        return Err(Errno::EOPNOTSUPP);
-    }
-    if call.long(3) == -1 { sys_readv(call) } else { sys_preadv(call) }
+    check_flags(&file, call.uint(5), PollEvents::IN)?;
+    if at_current { sys_readv(call) } else { sys_preadv(call) }
 }
 
 /// [pwritev2(2)](https://man7.org/linux/man-pages/man2/pwritev2.2.html).
 pub fn sys_pwritev2(call: &mut Call<'_>) -> Result<u64> {
     let flags = call.uint(5);
-    let file = call.file(0)?;
-    if flags & !(HARMLESS | linux::RWF_NOWAIT | linux::RWF_APPEND) != 0 {
-        return Err(Errno::EOPNOTSUPP);
-    }
-    if flags & linux::RWF_NOWAIT != 0 && !file.ops().is_seekable() && !file.is_nonblocking() {
-        return Err(Errno::EOPNOTSUPP);
-    }
     let at_current = call.long(3) == -1;
-    if flags & linux::RWF_APPEND != 0
-        && let Some(inode) = file.inode()
-        && file.ops().is_seekable()
-    {
-        let mut pieces = pieces(call.address(1), call.size(2))?;
-        let end = inode.metadata().size;
-        let written = file.write_at(end, &mut WriteBuffer::user_vector(&mut pieces))?;
-        if at_current {
-            file.set_position(end.saturating_add(written as u64));
-        }
-        return Ok(written as u64);
+    let at = if at_current { None } else { Some(offset(call.long(3))?) };
+    let file = call.file(0)?;
+    if at.is_some() && !file.ops().is_seekable() {
+        return Err(Errno::ESPIPE);
     }
-    if at_current { sys_writev(call) } else { sys_pwritev(call) }
+    check_flags(&file, flags, PollEvents::OUT)?;
+    if flags & (linux::RWF_APPEND | RWF_NOAPPEND) == 0 || !file.ops().is_seekable() {
+        return if at_current { sys_writev(call) } else { sys_pwritev(call) };
+    }
+    let mut pieces = pieces(call.address(1), call.size(2))?;
+    let mut buffer = WriteBuffer::user_vector(&mut pieces);
+    let append = flags & linux::RWF_APPEND != 0;
+    let mut position = at.unwrap_or_else(|| file.position());
+    let written = file.write_placed(&mut position, append, &mut buffer)?;
+    if at_current {
+        file.set_position(position);
+    }
+    Ok(written as u64)
 }
 
 /// [lseek(2)](https://man7.org/linux/man-pages/man2/lseek.2.html).
@@ -354,6 +375,7 @@ pub fn sys_truncate(call: &mut Call<'_>) -> Result<u64> {
         FileKind::Directory => return Err(Errno::EISDIR),
         _ => return Err(Errno::EINVAL),
     }
+    found.require_writable()?;
     permission::check(&**found.inode(), permission::WRITE)?;
     set_size(&found, size)
 }

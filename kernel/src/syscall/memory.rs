@@ -59,6 +59,12 @@ pub fn sys_mmap(call: &mut Call<'_>) -> Result<u64> {
         }
     } else {
         let file = call.file(4)?;
+        if file.flags().contains(linux::O_PATH) {
+            return Err(Errno::EBADF);
+        }
+        if protection.execute && file.path().is_some_and(|path| path.mount().has(linux::MS_NOEXEC)) {
+            return Err(Errno::EPERM);
+        }
         let (readable, writable) = (file.flags().readable(), file.flags().writable());
         if !readable || shared && protection.write && !writable {
             return Err(Errno::EACCES);

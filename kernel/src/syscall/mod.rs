@@ -8,8 +8,10 @@ pub mod credentials;
 pub mod fd;
 pub mod file;
 pub mod file_io;
+pub mod handle;
 pub mod memory;
 pub mod misc;
+pub mod mount;
 pub mod path_ops;
 pub mod poll;
 pub mod process;
@@ -32,7 +34,7 @@ use crate::{
     arch::TrapFrame,
     fs::OpenFile,
     mm::{frames, user},
-    task::{oom, process::Process, scheduler, thread::Thread},
+    task::{deferred, oom, process::Process, scheduler, thread::Thread},
 };
 
 /// One system call in progress.
@@ -105,6 +107,7 @@ pub fn dispatch(frame: &mut TrapFrame) {
     }
     thread.enter_syscall(arguments[0]);
     let result = handler(&mut Call { frame, thread: &thread, arguments });
+    deferred::run_pending();
     if !matches!(result, Err(Errno::EINTR | Errno::RESTART)) {
         thread.end_temporary_mask();
     }

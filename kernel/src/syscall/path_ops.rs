@@ -44,7 +44,7 @@ impl Place {
     }
 
     fn require_writable(&self) -> Result<()> {
-        if self.directory.inode().status().read_only { Err(Errno::EROFS) } else { Ok(()) }
+        self.directory.require_writable()
     }
 
     /// Whether the caller may make this name.
@@ -287,7 +287,14 @@ fn access(call: &Call<'_>, flags: u32) -> Result<u64> {
     let ask = || {
         let target = Target::find(call, 0, flags)?;
         match target.inode() {
-            Ok(inode) => permission::check(&*inode, wanted),
+            Ok(inode) => {
+                let stored =
+                    matches!(inode.metadata().kind, FileKind::Regular | FileKind::Directory | FileKind::Symlink);
+                if wanted & WRITE != 0 && stored {
+                    target.require_writable()?;
+                }
+                permission::check(&*inode, wanted)
+            }
             // What is in no file system can be read and written to.
             Err(_) => target.metadata().map(|_| ()),
         }
@@ -301,6 +308,7 @@ fn access(call: &Call<'_>, flags: u32) -> Result<u64> {
 }
 
 fn change_mode(target: &Target, mode: u32) -> Result<u64> {
+    target.require_writable()?;
     permission::change_mode(&*target.inode()?, mode)?;
     attributes_changed(target, linux::IN_ATTRIB);
     Ok(0)
@@ -342,6 +350,7 @@ pub fn sys_fchmodat2(call: &mut Call<'_>) -> Result<u64> {
 
 fn change_owner(target: &Target, uid: u32, gid: u32) -> Result<u64> {
     let given = |id: u32| (id != u32::MAX).then_some(id);
+    target.require_writable()?;
     permission::change_owner(&*target.inode()?, given(uid), given(gid))?;
     attributes_changed(target, linux::IN_ATTRIB);
     Ok(0)
@@ -397,6 +406,7 @@ pub fn sys_utimensat(call: &mut Call<'_>) -> Result<u64> {
     };
     let inode = target.inode()?;
     let now = accessed.is_some_and(|(_, now)| now) && modified.is_some_and(|(_, now)| now);
+    target.require_writable()?;
     permission::check_times(&*inode, now)?;
     let time = |given: Option<(FileTime, bool)>| given.map(|(time, _)| time);
     let change = AttributeChange { accessed: time(accessed), modified: time(modified), ..AttributeChange::default() };

@@ -5,8 +5,8 @@
 use abi::linux;
 
 use super::{
-    Handler, credentials, fd, file, file_io, memory, misc, path_ops, poll, process, process_memory, signal, socket,
-    splice, thread, time, watch, xattr,
+    Handler, credentials, fd, file, file_io, handle, memory, misc, mount, path_ops, poll, process, process_memory,
+    signal, socket, splice, thread, time, watch, xattr,
 };
 
 /// One more than the highest number any architecture gives a call.
@@ -250,6 +250,13 @@ pub static HANDLERS: [Option<Handler>; NR_CALLS] = build(&[
     (linux::__NR_splice, splice::sys_splice),
     (linux::__NR_tee, splice::sys_tee),
     (linux::__NR_vmsplice, splice::sys_vmsplice),
+    // handle
+    (linux::__NR_name_to_handle_at, handle::sys_name_to_handle_at),
+    (linux::__NR_open_by_handle_at, handle::sys_open_by_handle_at),
+    // mount
+    (linux::__NR_mount, mount::sys_mount),
+    (linux::__NR_pivot_root, mount::sys_pivot_root),
+    (linux::__NR_umount2, mount::sys_umount2),
     // watch
     (linux::__NR_inotify_add_watch, watch::sys_inotify_add_watch),
     (linux::__NR_inotify_init1, watch::sys_inotify_init1),

@@ -60,6 +60,9 @@ fn inode(target: &Target, name: &[u8], change: bool) -> Result<Arc<dyn Inode>> {
         true => Errno::ENODATA,
         false => Errno::EOPNOTSUPP,
     })?;
+    if change {
+        target.require_writable()?;
+    }
     permission::check_attribute(&*inode, name, change)?;
     Ok(inode)
 }

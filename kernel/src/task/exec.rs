@@ -78,8 +78,12 @@ struct Runner {
 
 impl Runner {
     /// Whose set-id bits count is the file in memory in the end, not a script's.
-    fn of(inode: &dyn Inode) -> Self {
-        let metadata = inode.metadata();
+    fn of(path: &Path) -> Self {
+        let inode = &**path.inode();
+        let mut metadata = inode.metadata();
+        if path.mount().has(linux::MS_NOSUID) {
+            metadata.permissions &= !(linux::S_ISUID | linux::S_ISGID);
+        }
         let set_user = (metadata.permissions & linux::S_ISUID != 0).then_some(metadata.uid);
         // Set-group-id without the group's right to run means something else (inode(7)).
         let set_group = metadata.permissions & (linux::S_ISGID | linux::S_IXGRP) == linux::S_ISGID | linux::S_IXGRP;
@@ -121,7 +125,7 @@ pub fn load(fs: &FsContext, file: Path, mut program: Program) -> Result<Loaded> 
     let mut executable = file;
     for _ in 0..=MAX_SCRIPTS {
         let inode = executable.inode().clone();
-        check_executable(&*inode)?;
+        check_executable(&executable)?;
         let mut head = [0; 256];
         let len = inode.read_at(0, &mut ReadBuffer::kernel(&mut head))?;
         if let Some((interpreter, argument)) = klib::elf::interpreter_line(&head[..len]) {
@@ -141,11 +145,11 @@ pub fn load(fs: &FsContext, file: Path, mut program: Program) -> Result<Loaded> 
 }
 
 /// EACCES unless it is a regular file that the running thread may execute.
-fn check_executable(inode: &dyn Inode) -> Result<()> {
-    if inode.metadata().kind != FileKind::Regular {
+fn check_executable(path: &Path) -> Result<()> {
+    if path.kind() != FileKind::Regular || path.mount().has(linux::MS_NOEXEC) {
         return Err(Errno::EACCES);
     }
-    permission::check(inode, permission::EXECUTE)
+    permission::check(&**path.inode(), permission::EXECUTE)
 }
 
 fn parse(inode: &Arc<dyn Inode>) -> Result<ElfImage> {
@@ -157,7 +161,7 @@ fn parse(inode: &Arc<dyn Inode>) -> Result<ElfImage> {
 
 fn load_elf(fs: &FsContext, executable: Path, inode: Arc<dyn Inode>, program: &Program) -> Result<Loaded> {
     let image = parse(&inode)?;
-    let runner = Runner::of(&*inode);
+    let runner = Runner::of(&executable);
     let memory = AddressSpace::new()?;
     let ids = (runner.credentials.user, runner.credentials.group);
     memory.set_dumpable(runner.readable && ids.0.real == ids.0.effective && ids.1.real == ids.1.effective);
@@ -187,7 +191,7 @@ fn load_elf(fs: &FsContext, executable: Path, inode: Arc<dyn Inode>, program: &P
         }
         let path = path::resolve(&fs.cwd, &fs.root, &name, true)?;
         let inode = path.inode().clone();
-        check_executable(&*inode)?;
+        check_executable(&path)?;
         let interpreter = parse(&inode)?;
         let span = interpreter.load_span.end - interpreter.load_span.start;
         let place = reserve(&memory, span)?;

@@ -1,6 +1,7 @@
 //! Processes and threads: what runs, when, and how it ends.
 
 pub mod clone;
+pub mod deferred;
 pub mod exec;
 pub mod exit;
 pub mod futex;

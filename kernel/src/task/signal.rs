@@ -120,6 +120,10 @@ impl SignalInfo {
             .with(20, &uid.to_ne_bytes())
             .with(24, &status.to_ne_bytes())
     }
+    /// Readiness of an open file: a POLL_ code, the poll(2) events and the descriptor (fcntl(2), F_SETSIG).
+    pub fn input_output(signal: u32, code: i32, band: i64, fd: i32) -> Self {
+        Self::new(signal, code).with(16, &band.to_ne_bytes()).with(24, &fd.to_ne_bytes())
+    }
     /// As a program gave it (sigqueue).
     pub const fn from_bytes(bytes: [u8; 128]) -> Self {
         Self(bytes)

@@ -201,7 +201,10 @@ impl Mark for Watch {
         }
     }
 
-    fn file_gone(&self) {
+    fn file_gone(&self, unmounted: bool) {
+        if unmounted {
+            self.note(linux::IN_UNMOUNT, 0, &[]);
+        }
         self.ended();
     }
 }

@@ -1,6 +1,6 @@
 //! Telling programs what happens to files: who wants to know, and the places in the kernel that tell.
 //!
-//! A [`Mark`] says that somebody (an [`inotify`] instance) wants to hear of one file. Marks stand in one table, by file
+//! A [`Mark`] says that somebody (an [`inotify`] instance, or with [`dnotify`] who asked by fcntl(2)) wants to hear of one file. Marks stand in one table, by file
 //! system and inode number. What happens is told by [`entry`] (a name came, went or moved), [`path`] (something was done to a file that
 //! has a place; its directory hears of it, with the name) and [`inode`] (the file alone hears of it). Events are the
 //! IN_ bits of inotify(7).
@@ -8,6 +8,7 @@
 //! While nobody watches anything all this costs one look at a counter. Marks are told without the table's lock, since
 //! a mark may send signals.
 
+pub mod dnotify;
 pub mod inotify;
 
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
@@ -38,7 +39,7 @@ pub trait Mark: Send + Sync {
     /// One of them happened.
     fn deliver(&self, event: &Event<'_>);
     /// The file is gone, and the mark is out of the table.
-    fn file_gone(&self);
+    fn file_gone(&self, unmounted: bool);
 }
 
 /// A file, by file system and inode number.
@@ -157,13 +158,31 @@ pub fn place_forgotten(inode: &Arc<dyn Inode>) {
     let key = (metadata.device, metadata.inode);
     tell(key, &Event { mask: linux::IN_DELETE_SELF, cookie: 0, name: None, unlinked: false });
     let watched = TABLE.lock().remove(&key);
-    detach(watched);
+    detach(watched, false);
 }
 
-fn detach(watched: Option<Watched>) {
+/// The file system `device` is mounted nowhere any more: its watchers are told and let go.
+pub fn file_system_gone(device: u64) {
+    if !is_used() {
+        return;
+    }
+    loop {
+        let watched = {
+            let mut table = TABLE.lock();
+            let key = table.range((device, 0)..=(device, u64::MAX)).next().map(|(key, _)| *key);
+            key.and_then(|key| table.remove(&key))
+        };
+        if watched.is_none() {
+            return;
+        }
+        detach(watched, true);
+    }
+}
+
+fn detach(watched: Option<Watched>, unmounted: bool) {
     let Some(watched) = watched else { return };
     NR_MARKS.fetch_sub(watched.marks.len(), Ordering::Relaxed);
     for mark in &watched.marks {
-        mark.file_gone();
+        mark.file_gone(unmounted);
     }
 }

@@ -12,8 +12,8 @@ use hal::{Arch as _, PowerAction};
 use crate::{
     arch::Arch,
     fs::{
-        dentry::Mount,
         fd_table, locks,
+        mount::Mount,
         notify::inotify,
         path::Path,
         permission,
@@ -353,25 +353,21 @@ fn escaped(path: &[u8]) -> String {
     text
 }
 
-/// A mount seen from `root`: its place, its options, and those of its file system.
-fn visible(mount: &Arc<Mount>, root: &Path) -> Option<(String, &'static str, String)> {
+/// The place of a mount seen from `root`.
+fn visible(mount: &Arc<Mount>, root: &Path) -> Option<String> {
     let top = Path::root_of(mount);
     let (place, reached) = top.bytes_from(Some(root));
-    let options = if mount.root().inode().status().read_only { "ro,relatime" } else { "rw,relatime" };
-    (reached || mount.at().is_none()).then(|| (escaped(&place), options, mount.root().inode().mount_options()))
-}
-
-/// What is mounted, for `mounts`: what nothing is mounted from is called after its type.
-fn source(mount: &Mount) -> &'static str {
-    if mount.at().is_none() { "/dev/root" } else { mount.kind() }
+    (reached || mount.at().is_none()).then(|| escaped(&place))
 }
 
 /// /proc/PID/mounts for a process with this root.
 pub fn mounts(root: &Path) -> Vec<u8> {
     let mut text = String::new();
     for mount in Mount::all() {
-        if let Some((place, options, own)) = visible(&mount, root) {
-            let _ = writeln!(text, "{} {place} {} {options}{own} 0 0", source(&mount), mount.kind());
+        if let Some(place) = visible(&mount, root) {
+            let source = escaped(mount.source().as_bytes());
+            let (kind, options, settings) = (mount.kind(), mount.options(false), mount.settings());
+            let _ = writeln!(text, "{source} {place} {kind} {options}{settings} 0 0");
         }
     }
     text.into_bytes()
@@ -381,18 +377,19 @@ pub fn mounts(root: &Path) -> Vec<u8> {
 pub fn mount_information(root: &Path) -> Vec<u8> {
     let mut text = String::new();
     for mount in Mount::all() {
-        let Some((place, options, own)) = visible(&mount, root) else { continue };
+        let Some(place) = visible(&mount, root) else { continue };
         let parent = mount.at().map_or(0, |at| at.mount().id());
+        let (options, whole, settings) = (mount.options(false), mount.options(true), mount.settings());
         let device = mount.root().inode().metadata().device;
-        let mode = if options.starts_with("ro") { "ro" } else { "rw" };
         let _ = writeln!(
             text,
-            "{} {parent} {}:{} / {place} {options} - {} {} {mode}{own}",
+            "{} {parent} {}:{} {} {place} {options} - {} {} {whole}{settings}",
             mount.id(),
             device >> 8 & 0xfff,
             device & 0xff,
+            escaped(&mount.root().path_in_file_system()),
             mount.kind(),
-            source(&mount),
+            escaped(mount.source().as_bytes()),
         );
     }
     text.into_bytes()

@@ -7,22 +7,28 @@
 //!
 //! Locks: `structure` before directories (by inode number where two are taken), those before attributes and content.
 
+mod budget;
 mod pages;
 
 use alloc::{
     collections::BTreeMap,
+    format,
+    string::String,
     sync::{Arc, Weak},
     vec::Vec,
 };
 use core::{
     any::Any,
     ops::Range,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use abi::{Errno, Result, linux};
 
-use self::pages::{BUDGET, Budget, PAGE, Pages};
+use self::{
+    budget::Budget,
+    pages::{PAGE, Pages},
+};
 use super::{
     AttributeChange, DirectoryEntry, FileKind, FileOps, FileSystemStatus, FileTime, Inode, Metadata, OpenFlags,
     ReadBuffer, WriteBuffer, devfs,
@@ -38,6 +44,7 @@ use crate::{
     sync::{IrqLock, Lazy},
     time,
 };
+pub use budget::total_pages as pages_used;
 
 /// statfs(2)'s magic number.
 const MAGIC: u64 = 0x0102_1994;
@@ -48,6 +55,9 @@ const EMPTY_DIRECTORY_SIZE: u64 = 40;
 const ENTRY_SIZE: u64 = 20;
 
 struct Instance {
+    budget: Arc<Budget>,
+    /// What it was made with.
+    shown: String,
     device: u64,
     next_inode: AtomicU64,
     /// Taken by what locks several directories: rename and rmdir.
@@ -62,6 +72,11 @@ pub struct TmpInode {
     rdev: u64,
     attributes: IrqLock<Attributes>,
     extended: IrqLock<Store>,
+    /// When it was made.
+    created: FileTime,
+    write_hint: AtomicU64,
+    /// Whether it may get a name though it has none (O_TMPFILE).
+    linkable: AtomicBool,
     content: Content,
     this: Weak<Self>,
 }
@@ -120,31 +135,61 @@ impl Directory {
     }
 }
 
-fn instance() -> Arc<Instance> {
-    Arc::new(Instance { device: next_device(), next_inode: AtomicU64::new(1), structure: IrqLock::new(()) })
+fn instance(budget: Budget, shown: String) -> Arc<Instance> {
+    Arc::new(Instance {
+        budget: Arc::new(budget),
+        shown,
+        device: next_device(),
+        next_inode: AtomicU64::new(1),
+        structure: IrqLock::new(()),
+    })
+}
+
+/// What a file system is made with (tmpfs(5)).
+#[derive(Default)]
+pub struct Settings {
+    /// Permission bits of the root directory.
+    pub permissions: u32,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// The most pages of 4 KiB; `None` for half the memory.
+    pub max_pages: Option<usize>,
+    /// The most inodes; `None` for as many.
+    pub max_inodes: Option<usize>,
+    /// All that, as /proc/mounts shows it.
+    pub shown: String,
 }
 
 /// Makes an empty file system and answers its root directory.
 pub fn new(permissions: u32) -> Result<Arc<dyn Inode>> {
-    Ok(TmpInode::make(
-        &instance(),
-        FileKind::Directory,
-        permissions,
-        0,
-        Content::Directory(IrqLock::new(Directory::default())),
-    )?)
+    with_settings(Settings { permissions, ..Settings::default() })
 }
 
-/// Pages that all tmpfs file systems hold.
-pub fn pages_used() -> usize {
-    BUDGET.pages_used()
+/// Makes an empty file system with these settings and answers its root directory.
+pub fn with_settings(settings: Settings) -> Result<Arc<dyn Inode>> {
+    let fs = instance(Budget::new(settings.max_pages, settings.max_inodes), settings.shown);
+    let content = Content::Directory(IrqLock::new(Directory::default()));
+    let root = TmpInode::make(&fs, FileKind::Directory, settings.permissions, 0, content)?;
+    {
+        let mut attributes = root.attributes.lock();
+        (attributes.uid, attributes.gid) = (settings.uid, settings.gid);
+    }
+    Ok(root)
 }
 
-static UNNAMED: Lazy<Arc<Instance>> = Lazy::new(instance);
+static UNNAMED: Lazy<Arc<Instance>> = Lazy::new(|| instance(Budget::new(None, None), String::new()));
 
 /// A regular file without a name in a file system without directories; `seals` are F_SEAL_ bits.
 pub fn unlinked_file(permissions: u32, seals: u32) -> Result<Arc<TmpInode>> {
-    let inode = TmpInode::make(&UNNAMED, FileKind::Regular, permissions, 0, Content::File(Pages::new(seals)))?;
+    let inode = TmpInode::make(
+        &UNNAMED,
+        FileKind::Regular,
+        permissions,
+        0,
+        Content::File(Pages::new(seals, UNNAMED.budget.clone())),
+    )?;
     let user = permission::acting();
     let mut attributes = inode.attributes.lock();
     (attributes.uid, attributes.gid) = (user.user.file, user.group.file);
@@ -155,7 +200,7 @@ pub fn unlinked_file(permissions: u32, seals: u32) -> Result<Arc<TmpInode>> {
 
 impl TmpInode {
     fn make(fs: &Arc<Instance>, kind: FileKind, permissions: u32, rdev: u64, content: Content) -> Result<Arc<Self>> {
-        BUDGET.take_inode()?;
+        fs.budget.take_inode()?;
         let now = time::now_file_time();
         Ok(Arc::new_cyclic(|this| Self {
             fs: fs.clone(),
@@ -172,6 +217,9 @@ impl TmpInode {
                 changed: now,
             }),
             extended: IrqLock::new(Store::default()),
+            created: now,
+            write_hint: AtomicU64::new(0),
+            linkable: AtomicBool::new(false),
             content,
             this: this.clone(),
         }))
@@ -361,6 +409,7 @@ impl Inode for TmpInode {
             accessed: attributes.accessed,
             modified: attributes.modified,
             changed: attributes.changed,
+            created: Some(self.created),
         }
     }
 
@@ -388,13 +437,14 @@ impl Inode for TmpInode {
     }
 
     fn status(&self) -> FileSystemStatus {
-        let limit = Budget::limit();
+        let budget = &self.fs.budget;
         FileSystemStatus {
             magic: MAGIC,
             block_size: PAGE,
-            blocks: limit as u64,
-            free: limit.saturating_sub(BUDGET.pages_used()) as u64,
-            files: limit as u64,
+            blocks: budget.max_pages as u64,
+            free: budget.free_pages() as u64,
+            files: budget.max_inodes as u64,
+            free_files: budget.free_inodes() as u64,
             read_only: false,
         }
     }
@@ -436,7 +486,7 @@ impl Inode for TmpInode {
     fn create(&self, name: &[u8], kind: FileKind, permissions: u32, rdev: u64) -> Result<Arc<dyn Inode>> {
         let inode = self.add(name, || {
             let content = match kind {
-                FileKind::Regular => Content::File(Pages::new(linux::F_SEAL_SEAL)),
+                FileKind::Regular => Content::File(Pages::new(linux::F_SEAL_SEAL, self.fs.budget.clone())),
                 FileKind::Directory => Content::Directory(IrqLock::new(Directory::default())),
                 FileKind::Symlink | FileKind::Anonymous => return Err(Errno::EINVAL),
                 FileKind::Fifo => Content::Fifo(pipe::Fifo::new()),
@@ -449,12 +499,13 @@ impl Inode for TmpInode {
         Ok(inode)
     }
 
-    fn create_unlinked(&self, permissions: u32) -> Result<Arc<dyn Inode>> {
+    fn create_unlinked(&self, permissions: u32, linkable: bool) -> Result<Arc<dyn Inode>> {
         self.directory()?;
-        let content = Content::File(Pages::new(linux::F_SEAL_SEAL));
+        let content = Content::File(Pages::new(linux::F_SEAL_SEAL, self.fs.budget.clone()));
         let inode = Self::make(&self.fs, FileKind::Regular, permissions, 0, content)?;
         self.inherit(&inode);
         inode.attributes.lock().links = 0;
+        inode.linkable.store(linkable, Ordering::Relaxed);
         Ok(inode)
     }
 
@@ -472,8 +523,12 @@ impl Inode for TmpInode {
         if inode.is_directory() {
             return Err(Errno::EPERM);
         }
+        if inode.attributes.lock().links == 0 && !inode.linkable.load(Ordering::Relaxed) {
+            return Err(Errno::ENOENT);
+        }
         let inode = inode.this.upgrade().ok_or(Errno::ENOENT)?;
         self.add(name, || Ok(inode.clone()))?;
+        inode.linkable.store(false, Ordering::Relaxed);
         inode.change_links(1);
         Ok(())
     }
@@ -539,6 +594,29 @@ impl Inode for TmpInode {
         Ok(())
     }
 
+    fn mount_options(&self) -> String {
+        match self.fs.shown.as_str() {
+            "" => String::new(),
+            shown => format!(",{shown}"),
+        }
+    }
+
+    fn unmounted(&self) {
+        // One by one, since a tree may be deeper than the stack.
+        let mut left: Vec<Arc<Self>> = self.this.upgrade().into_iter().collect();
+        while let Some(inode) = left.pop() {
+            if let Content::Directory(directory) = &inode.content {
+                let entries = {
+                    let mut directory = directory.lock();
+                    directory.removed = true;
+                    directory.order.clear();
+                    core::mem::take(&mut directory.entries)
+                };
+                left.extend(entries.into_values().map(|entry| entry.inode));
+            }
+        }
+    }
+
     fn read_link(&self) -> Result<Vec<u8>> {
         match &self.content {
             Content::Symlink(target) => Ok(target.clone()),
@@ -568,6 +646,14 @@ impl Inode for TmpInode {
         Ok(())
     }
 
+    fn write_hint(&self) -> u64 {
+        self.write_hint.load(Ordering::Relaxed)
+    }
+
+    fn set_write_hint(&self, hint: u64) {
+        self.write_hint.store(hint, Ordering::Relaxed);
+    }
+
     fn extended_attribute(&self, name: &[u8]) -> Result<Vec<u8>> {
         extended_attributes::check_name(name)?;
         self.extended.lock().get(name)
@@ -580,9 +666,9 @@ impl Inode for TmpInode {
     fn set_extended_attribute(&self, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
         extended_attributes::check_name(name)?;
         let cost = Store::cost(name, value);
-        BUDGET.take_attribute(cost)?;
+        self.fs.budget.take_attribute(cost)?;
         let replaced = self.extended.lock().set(name, value, flags);
-        BUDGET.release_attribute(replaced.unwrap_or(cost));
+        self.fs.budget.release_attribute(replaced.unwrap_or(cost));
         replaced?;
         self.attributes.lock().changed = time::now_file_time();
         Ok(())
@@ -591,7 +677,7 @@ impl Inode for TmpInode {
     fn remove_extended_attribute(&self, name: &[u8]) -> Result<()> {
         extended_attributes::check_name(name)?;
         let cost = self.extended.lock().remove(name)?;
-        BUDGET.release_attribute(cost);
+        self.fs.budget.release_attribute(cost);
         self.attributes.lock().changed = time::now_file_time();
         Ok(())
     }
@@ -648,7 +734,7 @@ impl VmObject for TmpInode {
 
 impl Drop for TmpInode {
     fn drop(&mut self) {
-        BUDGET.release_attribute(self.extended.lock().total_cost());
-        BUDGET.release_inode();
+        self.fs.budget.release_attribute(self.extended.lock().total_cost());
+        self.fs.budget.release_inode();
     }
 }

@@ -1,98 +1,31 @@
 //! The content of a tmpfs file: page frames by number, with holes.
 //!
 //! A page is there once something was written to it or it was mapped; what is missing reads as zeroes. Pages cut off by
-//! a shorter size, or by a hole, leave the file and then every address space that has them mapped. All tmpfs file
-//! systems share one budget of half the machine's memory.
+//! a shorter size, or by a hole, leave the file and then every address space that has them mapped.
 
 use alloc::{collections::BTreeMap, sync::Arc};
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 use abi::{Errno, Result, linux};
 
+use super::budget::Budget;
 use crate::{
     fs::{ReadBuffer, WriteBuffer, regular::MAX_OFFSET},
     mm::{
         PAGE_SIZE,
-        frames::{self, FrameRef},
+        frames::FrameRef,
         object::{Mappers, VmObject, WriteGrant},
     },
-    sync::{IrqLock, Once},
+    sync::IrqLock,
 };
 
 pub(super) const PAGE: u64 = PAGE_SIZE as u64;
 static ZEROES: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
-/// What all tmpfs file systems may use together, and what they use.
-pub(super) struct Budget {
-    pages: AtomicUsize,
-    inodes: AtomicUsize,
-    /// Bytes of extended attributes.
-    attributes: AtomicUsize,
-}
-
-/// Bytes of extended attributes there may be for each inode there may be.
-const ATTRIBUTE_BYTES_PER_INODE: usize = 1024;
-
-pub(super) static BUDGET: Budget =
-    Budget { pages: AtomicUsize::new(0), inodes: AtomicUsize::new(0), attributes: AtomicUsize::new(0) };
-
-impl Budget {
-    /// The most pages, and the most inodes.
-    pub fn limit() -> usize {
-        static LIMIT: Once<usize> = Once::new();
-        *LIMIT.call_once(|| frames::stats().total / 2)
-    }
-
-    /// Pages in use.
-    pub fn pages_used(&self) -> usize {
-        self.pages.load(Ordering::Relaxed)
-    }
-
-    fn take(counter: &AtomicUsize, count: usize, limit: usize) -> Result<()> {
-        let taken = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(count).filter(|used| *used <= limit)
-        });
-        taken.map(|_| ()).map_err(|_| Errno::ENOSPC)
-    }
-
-    /// Counts a new inode; ENOSPC where there are too many.
-    pub fn take_inode(&self) -> Result<()> {
-        Self::take(&self.inodes, 1, Self::limit())
-    }
-
-    /// An inode went.
-    pub fn release_inode(&self) {
-        self.inodes.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Counts bytes of an extended attribute; ENOSPC where there are too many.
-    pub fn take_attribute(&self, bytes: usize) -> Result<()> {
-        Self::take(&self.attributes, bytes, Self::limit().saturating_mul(ATTRIBUTE_BYTES_PER_INODE))
-    }
-
-    /// Bytes of an extended attribute went.
-    pub fn release_attribute(&self, bytes: usize) {
-        self.attributes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    fn take_page(&self) -> Result<FrameRef> {
-        Self::take(&self.pages, 1, Self::limit())?;
-        FrameRef::zeroed().map_err(|_| {
-            self.release_pages(1);
-            Errno::ENOSPC
-        })
-    }
-
-    fn release_pages(&self, count: usize) {
-        self.pages.fetch_sub(count, Ordering::Relaxed);
-    }
-}
-
 /// Frames by page number.
 type Frames = BTreeMap<u64, FrameRef>;
 
-#[derive(Default)]
 struct Inner {
+    budget: Arc<Budget>,
     size: u64,
     frames: Frames,
     /// F_SEAL_ bits of fcntl(2).
@@ -111,7 +44,7 @@ impl Inner {
         if let Some(frame) = self.frames.get(&index) {
             return Ok(frame.clone());
         }
-        let frame = BUDGET.take_page()?;
+        let frame = self.budget.take_page()?;
         self.frames.insert(index, frame.clone());
         Ok(frame)
     }
@@ -124,7 +57,7 @@ impl Inner {
         let mut removed = self.frames.split_off(&first);
         let mut behind = removed.split_off(&end);
         self.frames.append(&mut behind);
-        BUDGET.release_pages(removed.len());
+        self.budget.release_pages(removed.len());
         removed
     }
 
@@ -157,8 +90,9 @@ impl Inner {
 }
 
 impl Pages {
-    pub fn new(seals: u32) -> Self {
-        Self { inner: IrqLock::new(Inner { seals, ..Inner::default() }), mappers: Mappers::new() }
+    pub fn new(seals: u32, budget: Arc<Budget>) -> Self {
+        let inner = Inner { budget, size: 0, frames: Frames::new(), seals };
+        Self { inner: IrqLock::new(inner), mappers: Mappers::new() }
     }
 
     /// Size in bytes and pages present.
@@ -319,13 +253,12 @@ impl Pages {
             0 => {
                 let first = offset / PAGE;
                 let wanted = end.div_ceil(PAGE) - first;
-                let free = Budget::limit().saturating_sub(BUDGET.pages_used()) as u64;
-                let present = {
+                let (present, free) = {
                     let inner = self.inner.lock();
                     if inner.seals & linux::F_SEAL_GROW != 0 && end > inner.size && !keep_size {
                         return Err(Errno::EPERM);
                     }
-                    inner.frames.range(first..end.div_ceil(PAGE)).count() as u64
+                    (inner.frames.range(first..end.div_ceil(PAGE)).count() as u64, inner.budget.free_pages() as u64)
                 };
                 if wanted - present > free {
                     return Err(Errno::ENOSPC);
@@ -377,6 +310,7 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        BUDGET.release_pages(self.inner.lock().frames.len());
+        let inner = self.inner.lock();
+        inner.budget.release_pages(inner.frames.len());
     }
 }
