@@ -41,7 +41,7 @@ pub use io_buffer::{ReadBuffer, WriteBuffer};
 pub use open_file::{OpenFile, OpenFlags};
 pub use poll::{PollEvents, PollTable};
 
-use crate::mm::object::VmObject;
+use crate::{mm::object::VmObject, task::wait::Turn};
 
 /// The kind of a file, as in the upper bits of `st_mode` (inode(7)).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -310,6 +310,12 @@ pub trait Inode: core::any::Any + Send + Sync {
     fn write_at(&self, offset: u64, buffer: &mut WriteBuffer<'_>) -> Result<usize> {
         let _ = (offset, buffer);
         Err(Errno::EROFS)
+    }
+
+    /// Taken for each write and change of size, where the file's content can change at all: writes at the end do not
+    /// overwrite each other.
+    fn writing(&self) -> Option<&Turn> {
+        None
     }
 
     /// Makes a file that has no name yet (O_TMPFILE), in this directory's file system; it may get one

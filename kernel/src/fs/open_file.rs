@@ -10,7 +10,7 @@ use super::{
     FileOps, Inode, Metadata, PollEvents, PollTable, ReadBuffer, WriteBuffer, async_signal::Asynchronous, locks,
     notify, path::Path,
 };
-use crate::sync::IrqLock;
+use crate::{sync::IrqLock, task::wait::Turn};
 
 /// The flags of open(2) that live with the open file or matter while opening.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +45,8 @@ pub struct OpenFile {
     path: Option<Path>,
     flags: AtomicU32,
     position: IrqLock<u64>,
+    /// Taken while a call uses the position, so that others find it moved.
+    using_position: Turn,
     asynchronous: Asynchronous,
     /// Whether this very open made the file (fcntl(2), F_CREATED_QUERY).
     created: AtomicBool,
@@ -66,6 +68,7 @@ impl OpenFile {
             path: Some(path),
             flags: AtomicU32::new(flags.bits() & !CREATION),
             position: IrqLock::new(0),
+            using_position: Turn::new(),
             asynchronous: Asynchronous::new(),
             created: AtomicBool::new(false),
         })
@@ -78,6 +81,7 @@ impl OpenFile {
             path: None,
             flags: AtomicU32::new(flags.bits() & !CREATION),
             position: IrqLock::new(0),
+            using_position: Turn::new(),
             asynchronous: Asynchronous::new(),
             created: AtomicBool::new(false),
         })
@@ -167,6 +171,7 @@ impl OpenFile {
         if !self.ops.is_seekable() {
             return self.transferred(self.ops.read(self, &mut 0, buffer), linux::IN_ACCESS);
         }
+        let _using = self.using_position.take();
         let mut position = *self.position.lock();
         let result = self.ops.read(self, &mut position, buffer);
         *self.position.lock() = position;
@@ -182,6 +187,8 @@ impl OpenFile {
         if !self.ops.is_seekable() {
             return self.transferred(self.ops.write(self, &mut 0, buffer), linux::IN_MODIFY);
         }
+        let _using = self.using_position.take();
+        let _writing = self.inode().and_then(|inode| inode.writing()).map(Turn::take);
         let mut position = *self.position.lock();
         if self.flags().contains(linux::O_APPEND)
             && let Some(inode) = self.inode()
@@ -219,6 +226,7 @@ impl OpenFile {
             return Err(Errno::ESPIPE);
         }
         buffer.check()?;
+        let _writing = self.inode().and_then(|inode| inode.writing()).map(Turn::take);
         if let Some(inode) = self.inode().filter(|_| append) {
             *position = inode.metadata().size;
         }

@@ -12,6 +12,7 @@ use crate::{
         permission, regular, regular::MAX_OFFSET,
     },
     mm::{PAGE_SIZE, user},
+    task::wait::Turn,
 };
 
 /// The most bytes one call transfers, as on Linux.
@@ -345,6 +346,7 @@ fn set_size(path: &Path, size: u64) -> Result<u64> {
     if size > inode.metadata().size {
         regular::check_size(size)?;
     }
+    let _writing = inode.writing().map(Turn::take);
     permission::content_changed(&**inode);
     inode.truncate(size)?;
     notify::path(path, linux::IN_MODIFY);

@@ -5,11 +5,12 @@
 //! Threads wait through [`wait_until`]; epoll registers itself, so that one mechanism serves read, poll and epoll.
 
 use alloc::{sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use abi::Errno;
 
 use crate::{
-    sync::IrqLock,
+    sync::{IrqLock, Once},
     task::{exit, scheduler, signal, thread::Thread},
     time::{self, TimerAction},
 };
@@ -131,6 +132,50 @@ pub fn wait_uninterrupted(queue: &Arc<WaitQueue>, mut condition: impl FnMut() ->
             return;
         }
         scheduler::schedule();
+    }
+}
+
+/// A lock to wait for asleep, held over user copies: who has it does something that others must not come between, such as
+/// a write at a file's end. Signals do not end the wait.
+pub struct Turn {
+    taken: AtomicBool,
+    /// Made when somebody has to wait for the first time.
+    waiting: Once<Arc<WaitQueue>>,
+}
+
+/// A held [`Turn`].
+pub struct TurnGuard<'a>(&'a Turn);
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Turn {
+    /// A free one.
+    pub const fn new() -> Self {
+        Self { taken: AtomicBool::new(false), waiting: Once::new() }
+    }
+
+    /// Takes it, once it is free.
+    pub fn take(&self) -> TurnGuard<'_> {
+        let try_take = || !self.taken.swap(true, Ordering::SeqCst);
+        if !try_take() {
+            let queue = self.waiting.call_once(|| Arc::new(WaitQueue::new()));
+            wait_uninterrupted(queue, try_take);
+        }
+        TurnGuard(self)
+    }
+}
+
+impl Drop for TurnGuard<'_> {
+    fn drop(&mut self) {
+        self.0.taken.store(false, Ordering::SeqCst);
+        // Who made the queue looks at `taken` again after that, so nobody is missed.
+        if let Some(queue) = self.0.waiting.get() {
+            queue.wake_all();
+        }
     }
 }
 

@@ -42,6 +42,7 @@ use crate::{
         object::{Mappers, VmObject, WriteGrant},
     },
     sync::{IrqLock, Lazy},
+    task::wait::Turn,
     time,
 };
 pub use budget::total_pages as pages_used;
@@ -75,6 +76,7 @@ pub struct TmpInode {
     /// When it was made.
     created: FileTime,
     write_hint: AtomicU64,
+    writing: Turn,
     /// Whether it may get a name though it has none (O_TMPFILE).
     linkable: AtomicBool,
     content: Content,
@@ -219,6 +221,7 @@ impl TmpInode {
             extended: IrqLock::new(Store::default()),
             created: now,
             write_hint: AtomicU64::new(0),
+            writing: Turn::new(),
             linkable: AtomicBool::new(false),
             content,
             this: this.clone(),
@@ -644,6 +647,10 @@ impl Inode for TmpInode {
         self.pages().ok_or(Errno::ENODEV)?.allocate(mode, offset, len)?;
         self.touch();
         Ok(())
+    }
+
+    fn writing(&self) -> Option<&Turn> {
+        Some(&self.writing)
     }
 
     fn write_hint(&self) -> u64 {
