@@ -53,6 +53,7 @@ pub fn sys_get_robust_list(call: &mut Call<'_>) -> Result<u64> {
         0 => call.thread.clone(),
         tid => process::find_thread(tid).ok_or(Errno::ESRCH)?,
     };
+    thread.process().check_attachment(call.thread)?;
     let list = thread.addresses.lock().robust_list.unwrap_or(UserAddr::NULL);
     user::copy_out(call.address(1), &list.get())?;
     user::copy_out(call.address(2), &size_of::<linux::robust_list_head>())?;

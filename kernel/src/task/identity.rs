@@ -35,11 +35,12 @@ pub const MAX_TASKS_RANGE: core::ops::RangeInclusive<usize> = 20..=1 << 20;
 /// Tasks that process 1 may start beyond that, so that the console stays usable.
 const RESERVED_TASKS: usize = 64;
 
-/// The most tasks there may be. From the start, their stacks take at most an eighth of memory.
+/// The most tasks there may be. At first as many as leave their kernel stacks a sixteenth of memory: a process that does
+/// nothing but fork has its page tables and a few pages of its own beside, about eight times its stack.
 pub fn max_tasks() -> usize {
     match MAX_TASKS.load(Ordering::Relaxed) {
         0 => {
-            let max = (frames::stats().total * PAGE_SIZE / (8 * STACK_SIZE)).clamp(256, 1 << 15);
+            let max = (frames::stats().total * PAGE_SIZE / (16 * STACK_SIZE)).clamp(256, 1 << 15);
             MAX_TASKS.store(max, Ordering::Relaxed);
             max
         }
