@@ -1,7 +1,7 @@
 //! The console: which serial port it is, the kernel's own output on it, and its terminal.
 
 use alloc::{string::String, sync::Arc};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering, fence};
 
 use hal::{Arch as _, Uart};
 
@@ -25,6 +25,8 @@ struct Port {
 
 static PORT: IrqLock<Option<Port>> = IrqLock::new(None);
 static CHOSEN: IrqLock<Option<String>> = IrqLock::new(None);
+/// Held while received bytes go from the port to the terminal.
+static RECEIVING: IrqLock<()> = IrqLock::new(());
 /// The port has input that the terminal had no room for.
 static HELD_BACK: AtomicBool = AtomicBool::new(false);
 static TERMINAL: Once<Arc<Tty>> = Once::new();
@@ -95,13 +97,21 @@ pub fn write_emergency(text: &str) {
 pub fn uart_interrupt(uart: &dyn Uart) {
     uart.acknowledge_interrupt();
     let Some(terminal) = TERMINAL.get() else { return };
+    // One CPU at a time, or bytes would change places.
+    let _turn = RECEIVING.lock();
     let mut bytes = [0; 64];
     loop {
-        let room = terminal.room().min(bytes.len());
+        let mut room = terminal.room().min(bytes.len());
         if room == 0 {
-            HELD_BACK.store(true, Ordering::Relaxed);
             uart.disable_receive_interrupt();
-            return;
+            HELD_BACK.store(true, Ordering::SeqCst);
+            // A reader that made room before it could see the mark leaves the rest to this.
+            fence(Ordering::SeqCst);
+            room = terminal.room().min(bytes.len());
+            if room == 0 || !HELD_BACK.swap(false, Ordering::SeqCst) {
+                return;
+            }
+            uart.enable_receive_interrupt();
         }
         let mut len = 0;
         while len < room
@@ -119,7 +129,8 @@ pub fn uart_interrupt(uart: &dyn Uart) {
 
 /// The terminal may have room again: takes what the port held back.
 pub fn resume_input(uart: &dyn Uart) {
-    if HELD_BACK.load(Ordering::Relaxed) && HELD_BACK.swap(false, Ordering::Relaxed) {
+    fence(Ordering::SeqCst);
+    if HELD_BACK.load(Ordering::Relaxed) && HELD_BACK.swap(false, Ordering::SeqCst) {
         let state = Arch::mask_interrupts();
         uart.enable_receive_interrupt();
         uart_interrupt(uart);

@@ -56,7 +56,7 @@ pub fn fatal(what: fmt::Arguments<'_>, frame: Option<&TrapFrame>) -> ! {
         smp::stop_others();
         let mut out = Emergency;
         // Emergency never fails.
-        let _ = writeln!(out, "\npiton: kernel panic on CPU {}: {what}", own - 1);
+        let _ = writeln!(out, "\npiton: kernel panic: {what}\non CPU {}", own - 1);
         if let Some(frame) = frame {
             let _ = frame.dump(&mut out);
         }

@@ -1,6 +1,11 @@
 //! Machines with four CPUs: all of them come up, share the work, and are where a program asks to be.
 
-use tests::script::{Outcome, run_on};
+use board::launch::Options;
+use tests::{
+    Guest, guest,
+    script::{Outcome, run_on},
+    tree,
+};
 
 /// Far more than a script here takes.
 const SECONDS: u32 = 180;
@@ -87,4 +92,44 @@ fn threads_run_where_they_are_told_to() {
     let outcome = on_four("threads_run_where_they_are_told_to", "3", PLACED);
     outcome.expect_status(0);
     assert_eq!(outcome.output, "3 True 9\nTrue 4\n");
+}
+
+/// One CPU that nobody knows how to start, one that is told to by a spin table that nobody looks at, one that is not to
+/// be used: the machine runs on the fourth.
+#[test]
+fn cpus_that_do_not_come_are_a_warning() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("odd-cpus.dtb");
+    let machine = || Options { cpus: Some(4), ..Options::default() };
+    tree::dump_for(&file, machine());
+    tree::set_text(&file, "/cpus/cpu@1", "enable-method", "nonsense");
+    tree::set_text(&file, "/cpus/cpu@2", "enable-method", "spin-table");
+    tree::set_cells(&file, "/cpus/cpu@2", "cpu-release-addr", &["0", "5f000008"]);
+    tree::set_text(&file, "/cpus/cpu@3", "status", "disabled");
+    tree::add_node(&file, "/reserved-memory/spin-table@5f000000");
+    tree::set_cells(&file, "/reserved-memory", "#address-cells", &["2"]);
+    tree::set_cells(&file, "/reserved-memory", "#size-cells", &["2"]);
+    tree::set_cells(&file, "/reserved-memory/spin-table@5f000000", "reg", &["0", "5f000000", "0", "1000"]);
+    let mut guest = Guest::boot("cpus_that_do_not_come", Options { dtb: Some(file), ..machine() });
+    guest.wait_for("CPU 1 (0x1): enable-method \"nonsense\" is not known", guest::BOOT);
+    guest.wait_for("CPU 2 (0x2): it was told to start and did not come", guest::BOOT);
+    guest.wait_for_prompt();
+    guest.ask("import os; print('it has', os.cpu_count())", "it has 1");
+    guest.ask("print('offline', open('/sys/devices/system/cpu/offline').read())", "offline 1-2");
+}
+
+#[test]
+fn panic_stops_the_other_cpus() {
+    let source = "
+import os, time
+for _ in range(3):
+    if os.fork() == 0:
+        while True: print('busy')
+time.sleep(0.5)
+open('/proc/sysrq-trigger', 'w').write('c')
+";
+    let outcome = on_four("panic_stops_the_other_cpus", "2", source);
+    outcome.expect_status(101);
+    let report = outcome.output.split("piton: kernel panic: ").nth(1).unwrap_or_default();
+    assert!(report.contains("backtrace:") && !report.contains("busy"), "{}", outcome.output);
 }

@@ -12,10 +12,18 @@ use board::spec::Board;
 /// # Panics
 /// When QEMU does not write it.
 pub fn dump(to: &Path) {
+    dump_for(to, Options::default());
+}
+
+/// As [`dump`] for a machine with changes.
+///
+/// # Panics
+/// When QEMU does not write it.
+pub fn dump_for(to: &Path, mut options: Options) {
     let board = Board::load("qemu-virt").expect("the board exists");
     let dump = format!("dumpdtb={}", to.display());
-    let extra = vec!["-machine".into(), dump.into()];
-    let mut launch = Launch::new(&board, &Options { extra, ..Options::default() }).unwrap_or_else(|e| panic!("{e}"));
+    options.extra.extend(["-machine".into(), dump.into()]);
+    let mut launch = Launch::new(&board, &options).unwrap_or_else(|e| panic!("{e}"));
     let output = launch.command.output().expect("QEMU starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     // QEMU makes room for what a boot loader adds; the tests want the tree alone.
@@ -29,6 +37,34 @@ pub fn dump(to: &Path) {
 /// # Panics
 /// When there is none.
 pub fn remove_node(tree: &Path, node: &str) {
-    let output = Command::new("fdtput").arg("-r").arg(tree).arg(node).output().expect("fdtput starts");
+    put(tree, "-r", &[node]);
+}
+
+/// Adds a node to a tree, with those above it.
+///
+/// # Panics
+/// When it is there already.
+pub fn add_node(tree: &Path, node: &str) {
+    put(tree, "-cp", &[node]);
+}
+
+/// Sets a property to a string.
+///
+/// # Panics
+/// When there is no such node.
+pub fn set_text(tree: &Path, node: &str, property: &str, value: &str) {
+    put(tree, "-ts", &[node, property, value]);
+}
+
+/// Sets a property to cells, each a hexadecimal number.
+///
+/// # Panics
+/// When there is no such node.
+pub fn set_cells(tree: &Path, node: &str, property: &str, cells: &[&str]) {
+    put(tree, "-tx", &[&[node, property], cells].concat());
+}
+
+fn put(tree: &Path, option: &str, arguments: &[&str]) {
+    let output = Command::new("fdtput").arg(option).arg(tree).args(arguments).output().expect("fdtput starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

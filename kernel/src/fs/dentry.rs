@@ -44,13 +44,20 @@ enum Child {
     Absent,
 }
 
+/// What came of a rename.
+enum Renamed {
+    Done,
+    /// Both names stand for one file.
+    SameFile,
+    /// The names stand for something else by now: to be looked up again.
+    NamesChanged,
+}
+
 struct Children {
     known: BTreeMap<Box<[u8]>, Child>,
     absent: usize,
-    /// Counts finished changes: what was looked up before one is not kept after it.
+    /// Counts changes: what was looked up before one is not kept after it.
     version: u64,
-    /// Changes going on; nothing is kept meanwhile.
-    changing: u32,
 }
 
 impl Children {
@@ -83,7 +90,7 @@ impl Dentry {
             inode,
             kind,
             place: IrqLock::new(Place { name: name.into(), parent }),
-            children: IrqLock::new(Children { known: BTreeMap::new(), absent: 0, version: 0, changing: 0 }),
+            children: IrqLock::new(Children { known: BTreeMap::new(), absent: 0, version: 0 }),
             mounts: AtomicU32::new(0),
             deleted: AtomicBool::new(false),
         })
@@ -200,14 +207,12 @@ impl Dentry {
                     if children.version != version {
                         continue;
                     }
-                    if children.changing == 0 {
-                        children.put(name, Child::Present(dentry.clone()));
-                    }
+                    children.put(name, Child::Present(dentry.clone()));
                     return Ok(dentry);
                 }
                 Err(Errno::ENOENT) if keep => {
                     let mut children = self.children.lock();
-                    if children.version == version && children.changing == 0 && !children.known.contains_key(name) {
+                    if children.version == version && !children.known.contains_key(name) {
                         children.put(name, Child::Absent);
                     }
                     return Err(Errno::ENOENT);
@@ -217,74 +222,87 @@ impl Dentry {
         }
     }
 
-    /// Runs `operation` on the file system, then `record` on what is known of this directory if it succeeded.
+    /// Runs `operation` on the file system, then `record` on what is known of this directory if it succeeded. Both
+    /// with the directory locked: of two changes of one name what is known is what the later one made of it. File
+    /// systems do not block in them.
     fn change<T>(&self, operation: impl FnOnce() -> Result<T>, record: impl FnOnce(&mut Children, &T)) -> Result<T> {
-        self.children.lock().changing += 1;
-        let result = operation();
         let mut children = self.children.lock();
-        children.changing -= 1;
+        let value = operation()?;
         children.version += 1;
-        if let Ok(value) = &result {
-            record(&mut children, value);
+        record(&mut children, &value);
+        Ok(value)
+    }
+
+    /// Whether `child`, which was looked up as `name`, still has that name. The directory is locked.
+    fn still_has(&self, children: &Children, name: &[u8], child: &Arc<Self>) -> bool {
+        match children.known.get(name) {
+            Some(Child::Present(known)) => Arc::ptr_eq(known, child),
+            _ => !self.inode.names_are_constant(),
         }
-        result
     }
 
     fn add(self: &Arc<Self>, name: &[u8], make: impl FnOnce() -> Result<Arc<dyn Inode>>) -> Result<Arc<Self>> {
         let keep = self.inode.names_are_constant();
-        let dentry = self.change(
+        self.change(
             || Ok(Self::with_place(make()?, name, Some(self.clone()))),
             |children, dentry| {
                 if keep {
                     children.put(name, Child::Present(dentry.clone()));
                 }
             },
-        )?;
+        )
+    }
+
+    /// Says that a name was added.
+    fn added(&self, name: &[u8], dentry: Arc<Self>) -> Arc<Self> {
         notify::entry(&self.inode, name, linux::IN_CREATE, dentry.kind, 0);
-        Ok(dentry)
+        dentry
     }
 
     /// Makes a file; see [`Inode::create`].
     pub fn create(self: &Arc<Self>, name: &[u8], kind: FileKind, permissions: u32, rdev: u64) -> Result<Arc<Self>> {
-        self.add(name, || self.inode.create(name, kind, permissions, rdev))
+        Ok(self.added(name, self.add(name, || self.inode.create(name, kind, permissions, rdev))?))
     }
 
     /// Makes a symbolic link.
     pub fn symlink(self: &Arc<Self>, name: &[u8], target: &[u8]) -> Result<Arc<Self>> {
-        self.add(name, || self.inode.symlink(name, target))
+        Ok(self.added(name, self.add(name, || self.inode.symlink(name, target))?))
     }
 
     /// Gives `target`'s file another name here.
     pub fn link(self: &Arc<Self>, name: &[u8], target: &Arc<dyn Inode>) -> Result<Arc<Self>> {
-        self.add(name, || {
+        let dentry = self.add(name, || {
             self.inode.link(name, target)?;
-            notify::inode(target, linux::IN_ATTRIB);
             Ok(target.clone())
-        })
+        })?;
+        notify::inode(target, linux::IN_ATTRIB);
+        Ok(self.added(name, dentry))
     }
 
     /// Removes a name; see [`Inode::unlink`]. EBUSY for a mount point.
     pub fn unlink(self: &Arc<Self>, name: &[u8], directory: bool) -> Result<()> {
-        let child = self.lookup(name)?;
-        if child.is_mount_point() {
-            return Err(Errno::EBUSY);
-        }
-        let known = self.change(
-            || {
-                self.inode.unlink(name, directory)?;
-                Ok(child)
-            },
-            |children, child| {
-                let known = children.remove(name);
-                child.deleted.store(true, Ordering::Relaxed);
-                drop(known);
-            },
-        )?;
+        // Held while the directory is locked, so that nothing is let go meanwhile.
+        let child = loop {
+            let child = self.lookup(name)?;
+            if child.is_mount_point() {
+                return Err(Errno::EBUSY);
+            }
+            let mut children = self.children.lock();
+            if !self.still_has(&children, name, &child) {
+                continue;
+            }
+            self.inode.unlink(name, directory)?;
+            children.version += 1;
+            children.remove(name);
+            child.deleted.store(true, Ordering::Relaxed);
+            drop(children);
+            break child;
+        };
         if !directory {
-            notify::inode(&known.inode, linux::IN_ATTRIB);
+            notify::inode(&child.inode, linux::IN_ATTRIB);
         }
-        let kind = known.kind;
-        drop(known);
+        let kind = child.kind;
+        drop(child);
         notify::entry(&self.inode, name, linux::IN_DELETE, kind, 0);
         Ok(())
     }
@@ -303,53 +321,23 @@ impl Dentry {
         /// Keeps two moves of directories from making a ring together. Taken over the file system's own rename,
         /// which does not block in the file systems there are.
         static MOVING: IrqLock<()> = IrqLock::new(());
-        let source = self.lookup(name)?;
-        let target = match new_parent.lookup(new_name) {
-            Ok(target) => Some(target),
-            Err(Errno::ENOENT) if !exchange => None,
-            Err(error) => return Err(error),
-        };
-        let moving = MOVING.lock();
-        if source.contains(new_parent) {
-            return Err(Errno::EINVAL);
-        }
-        if let Some(target) = &target {
-            if target.contains(self) {
-                return Err(if exchange { Errno::EINVAL } else { Errno::ENOTEMPTY });
-            }
-            if Arc::ptr_eq(&source.inode, &target.inode) {
-                return Ok(());
-            }
-        }
-        let busy = |dentry: &Arc<Self>| dentry.is_mount_point();
-        if busy(&source) || target.as_ref().is_some_and(busy) {
-            return Err(Errno::EBUSY);
-        }
-        self.children.lock().changing += 1;
-        new_parent.children.lock().changing += 1;
-        let result = self.inode.rename(name, &new_parent.inode, new_name, exchange);
-        let settle = |directory: &Arc<Self>, name: &[u8], now: Option<&Arc<Self>>| {
-            let mut children = directory.children.lock();
-            children.changing -= 1;
-            children.version += 1;
-            if result.is_err() {
-                return;
-            }
-            children.remove(name);
-            if let Some(dentry) = now {
-                children.put(name, Child::Present(dentry.clone()));
-                let mut place = dentry.place.lock();
-                place.name = name.into();
-                place.parent = Some(directory.clone());
+        let (source, target) = loop {
+            let source = self.lookup(name)?;
+            let target = match new_parent.lookup(new_name) {
+                Ok(target) => Some(target),
+                Err(Errno::ENOENT) if !exchange => None,
+                Err(error) => return Err(error),
+            };
+            let moving = MOVING.lock();
+            match self.rename_found(name, &source, new_parent, new_name, target.as_ref(), exchange)? {
+                Renamed::Done => {
+                    drop(moving);
+                    break (source, target);
+                }
+                Renamed::SameFile => return Ok(()),
+                Renamed::NamesChanged => drop(moving),
             }
         };
-        settle(self, name, target.as_ref().filter(|_| exchange));
-        settle(new_parent, new_name, Some(&source));
-        result?;
-        if let (Some(target), false) = (&target, exchange) {
-            target.deleted.store(true, Ordering::Relaxed);
-        }
-        drop(moving);
         let moved = |from: &Arc<Self>, name: &[u8], to: &Arc<Self>, new_name: &[u8], what: &Arc<Self>| {
             let cookie = notify::new_cookie();
             notify::entry(&from.inode, name, linux::IN_MOVED_FROM, what.kind, cookie);
@@ -369,6 +357,61 @@ impl Dentry {
             None => notify::inode(&source.inode, linux::IN_MOVE_SELF),
         }
         Ok(())
+    }
+
+    /// [`Dentry::rename`] of what was found by the names; one at a time.
+    fn rename_found(
+        self: &Arc<Self>,
+        name: &[u8],
+        source: &Arc<Self>,
+        new_parent: &Arc<Self>,
+        new_name: &[u8],
+        target: Option<&Arc<Self>>,
+        exchange: bool,
+    ) -> Result<Renamed> {
+        if source.contains(new_parent) {
+            return Err(Errno::EINVAL);
+        }
+        if let Some(target) = target {
+            if target.contains(self) {
+                return Err(if exchange { Errno::EINVAL } else { Errno::ENOTEMPTY });
+            }
+            if Arc::ptr_eq(&source.inode, &target.inode) {
+                return Ok(Renamed::SameFile);
+            }
+        }
+        let busy = |dentry: &Arc<Self>| dentry.is_mount_point();
+        if busy(source) || target.is_some_and(busy) {
+            return Err(Errno::EBUSY);
+        }
+        // Both directories at once. They need no order: nothing else locks two, and one rename goes on at a time.
+        let mut from = self.children.lock();
+        let mut to = (!Arc::ptr_eq(self, new_parent)).then(|| new_parent.children.lock());
+        let new_children = to.as_deref().unwrap_or(&from);
+        let target_is_there = match target {
+            Some(target) => new_parent.still_has(new_children, new_name, target),
+            None => !matches!(new_children.known.get(new_name), Some(Child::Present(_))),
+        };
+        if !target_is_there || !self.still_has(&from, name, source) {
+            return Ok(Renamed::NamesChanged);
+        }
+        self.inode.rename(name, &new_parent.inode, new_name, exchange)?;
+        let settle = |children: &mut Children, directory: &Arc<Self>, name: &[u8], now: Option<&Arc<Self>>| {
+            children.version += 1;
+            children.remove(name);
+            if let Some(dentry) = now {
+                children.put(name, Child::Present(dentry.clone()));
+                let mut place = dentry.place.lock();
+                place.name = name.into();
+                place.parent = Some(directory.clone());
+            }
+        };
+        settle(&mut from, self, name, target.filter(|_| exchange));
+        settle(to.as_deref_mut().unwrap_or(&mut from), new_parent, new_name, Some(source));
+        if let (Some(target), false) = (target, exchange) {
+            target.deleted.store(true, Ordering::Relaxed);
+        }
+        Ok(Renamed::Done)
     }
 
     /// Keeps this dentry where its directory would ask anew for the name: something is mounted here.

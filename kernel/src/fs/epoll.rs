@@ -106,7 +106,7 @@ impl Wake for Item {
 impl Item {
     /// Puts it on the ready list, once, and wakes the waiters.
     fn enqueue(&self) {
-        if self.removed.load(Ordering::Relaxed) {
+        if self.removed.load(Ordering::Acquire) {
             return;
         }
         if !self.queued.swap(true, Ordering::AcqRel)
@@ -130,18 +130,41 @@ impl Item {
 
     /// Stops watching.
     fn retire(&self) {
-        self.removed.store(true, Ordering::Relaxed);
+        self.removed.store(true, Ordering::Release);
         let registrations = core::mem::take(&mut *self.registrations.lock());
         drop(registrations);
     }
 }
 
 impl Ready {
-    fn pop(&self) -> Option<Arc<Item>> {
-        let item = self.list.lock().pop_front()?;
-        // From here on a wake puts it back.
-        item.queued.store(false, Ordering::Release);
+    /// The first item, to be looked at. A level-triggered one stays on the list, at the end, where others that look
+    /// meanwhile find it; the others leave it, and a wake puts them back.
+    fn next(&self) -> Option<Arc<Item>> {
+        let mut list = self.list.lock();
+        let item = list.pop_front()?;
+        if item.interest.lock().events & (linux::EPOLLET | linux::EPOLLONESHOT) == 0 {
+            list.push_back(item.clone());
+        } else {
+            item.queued.store(false, Ordering::Release);
+        }
         Some(item)
+    }
+
+    /// Takes an item off the list that was found not ready.
+    fn withdraw(&self, item: &Arc<Item>) {
+        let removed = {
+            let mut list = self.list.lock();
+            let position = list.iter().position(|other| Arc::ptr_eq(other, item));
+            let removed = position.and_then(|position| list.remove(position));
+            if removed.is_some() {
+                item.queued.store(false, Ordering::Release);
+            }
+            removed
+        };
+        // A wake between the look at it and the removal found it on the list.
+        if removed.is_some() && item.look().is_some_and(|events| !events.is_empty()) {
+            item.enqueue();
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -191,7 +214,7 @@ impl Epoll {
         let mut registrations = Vec::new();
         let events = file.poll(&mut PollTable::register(&mut registrations, item.clone()));
         *item.registrations.lock() = registrations;
-        if item.removed.load(Ordering::Relaxed) {
+        if item.removed.load(Ordering::Acquire) {
             // Taken away again by another thread meanwhile.
             item.retire();
         }
@@ -279,35 +302,39 @@ impl Epoll {
     /// Asks what is on the ready list, each item once, and hands up to `max` events to `report`.
     fn collect(&self, max: usize, mut report: impl FnMut(PollEvents, u64)) -> usize {
         let mut reported = 0;
-        let mut again = VecDeque::new();
         let rounds = self.ready.list.lock().len();
         for _ in 0..rounds {
             if reported == max {
                 break;
             }
-            let Some(item) = self.ready.pop() else { break };
-            if item.removed.load(Ordering::Relaxed) {
+            let Some(item) = self.ready.next() else { break };
+            if item.removed.load(Ordering::Acquire) {
+                self.ready.withdraw(&item);
                 continue;
             }
             let Some(events) = item.look() else {
                 self.items.lock().map.remove(&item.key);
                 item.retire();
+                self.ready.withdraw(&item);
                 continue;
             };
             if events.is_empty() {
+                self.ready.withdraw(&item);
                 continue;
             }
-            let interest = *item.interest.lock();
-            report(events, interest.data);
-            reported += 1;
-            if interest.events & linux::EPOLLONESHOT != 0 {
-                item.interest.lock().events &= MODES;
-            } else if interest.events & linux::EPOLLET == 0 && !item.queued.swap(true, Ordering::AcqRel) {
-                again.push_back(item);
+            let interest = {
+                let mut interest = item.interest.lock();
+                let current = *interest;
+                if current.events & linux::EPOLLONESHOT != 0 {
+                    // In one step with the look: another thread may find it on the list again already.
+                    interest.events &= MODES;
+                }
+                current
+            };
+            if events.intersects(PollEvents::from_bits(interest.events & !MODES)) {
+                report(events, interest.data);
+                reported += 1;
             }
-        }
-        if !again.is_empty() {
-            self.ready.list.lock().append(&mut again);
         }
         reported
     }
@@ -340,18 +367,13 @@ impl Drop for Epoll {
 impl FileOps for Epoll {
     fn poll(&self, table: &mut PollTable<'_>) -> PollEvents {
         table.add(&self.ready.waiters);
-        // Readable only where an item on the list still is ready; those that are not leave it.
-        let rounds = self.ready.list.lock().len();
-        for _ in 0..rounds {
-            let Some(item) = self.ready.pop() else { break };
-            if !item.removed.load(Ordering::Relaxed) && item.look().is_some_and(|events| !events.is_empty()) {
-                if !item.queued.swap(true, Ordering::AcqRel) {
-                    self.ready.list.lock().push_front(item);
-                }
-                return PollEvents::IN;
-            }
-        }
-        PollEvents::NONE
+        // Readable only where an item on the list still is ready. They stay on it, where others may be looking too; those
+        // that are not ready any more leave it when they are collected.
+        let listed: Vec<Arc<Item>> = self.ready.list.lock().iter().cloned().collect();
+        let is_ready = |item: &Arc<Item>| {
+            !item.removed.load(Ordering::Acquire) && item.look().is_some_and(|events| !events.is_empty())
+        };
+        PollEvents::IN.when(listed.iter().any(is_ready))
     }
 
     fn metadata(&self) -> Option<Metadata> {

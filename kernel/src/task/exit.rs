@@ -176,8 +176,13 @@ fn reap(parent: &Process, child: &Arc<Process>) -> bool {
     removed.is_some()
 }
 
-/// A stop signal arrived: the whole process stops.
-pub(super) fn stop(thread: &Arc<Thread>, signal: u32) {
+/// How often the thread's process was told to go on; to be looked at before a stop signal is taken.
+pub(super) fn times_continued(thread: &Thread) -> u64 {
+    thread.process().state.lock().continued
+}
+
+/// A stop signal was taken: the whole process stops, unless it was told to go on since it had been `continued` times.
+pub(super) fn stop(thread: &Arc<Thread>, signal: u32, continued: u64) {
     let process = thread.process();
     // Nobody could let an orphaned group go on (credentials(7)).
     if process.pid() == 1 || signal != linux::SIGSTOP && job::is_orphaned(process.group()) {
@@ -185,6 +190,9 @@ pub(super) fn stop(thread: &Arc<Thread>, signal: u32) {
     }
     {
         let mut state = process.state.lock();
+        if state.continued != continued {
+            return;
+        }
         state.stopped = Some(signal);
         state.changed = Some((signal as i32) << 8 | 0x7f);
         process.set_stopping(true);

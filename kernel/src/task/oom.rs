@@ -10,7 +10,9 @@ use super::{
     process::{self, ExitStatus, Process},
     scheduler,
 };
+use crate::sync::PlainLock;
 
+static CHOOSING: PlainLock<()> = PlainLock::new(());
 /// Process 1 was the victim.
 static ENDED_PROCESS_ONE: AtomicBool = AtomicBool::new(false);
 
@@ -21,6 +23,8 @@ pub fn take_ended_process_one() -> bool {
 
 /// Ends the largest process, process 1 only where it is alone, unless one is ending already; then lets it run.
 pub fn relieve() {
+    // One victim at a time, whichever CPUs run out.
+    let choosing = CHOOSING.lock();
     let living = |process: &Arc<Process>| process.exit_status().is_none();
     let candidates: alloc::vec::Vec<Arc<Process>> = process::all().into_iter().filter(living).collect();
     if !candidates.iter().any(|process| process.is_exiting()) {
@@ -32,6 +36,7 @@ pub fn relieve() {
             exit::request_exit(victim, ExitStatus::Signaled(linux::SIGKILL, false));
         }
     }
+    drop(choosing);
     if !scheduler::current().process().is_exiting() {
         scheduler::yield_now();
     }

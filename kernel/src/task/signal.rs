@@ -312,6 +312,7 @@ fn prepare(process: &Arc<Process>, signal: u32) {
         }
         let was_stopped = {
             let mut state = process.state.lock();
+            state.continued += 1;
             process.set_stopping(false);
             let was_stopped = state.stopped.take().is_some();
             if was_stopped && signal == linux::SIGCONT {
@@ -345,6 +346,8 @@ pub fn send_to_process(process: &Arc<Process>, signal: u32, info: SignalInfo) {
     if !process.with_pending(|pending| pending.add(signal, info)) {
         return;
     }
+    // Anew: a thread that has left meanwhile did not see the signal, one that leaves from now on tells the others.
+    let threads = process.threads();
     let main_first = threads.iter().filter(|thread| thread.tid() == process.pid());
     let others = threads.iter().filter(|thread| thread.tid() != process.pid());
     let takes = |thread: &&Arc<Thread>| {
@@ -429,8 +432,9 @@ pub fn stop_without_interrupting(thread: &Arc<Thread>) -> bool {
         return false;
     }
     super::scheduler::cancel_block(thread);
+    let continued = exit::times_continued(thread);
     if let Some((signal, _)) = take_pending(thread, due) {
-        exit::stop(thread, signal);
+        exit::stop(thread, signal, continued);
     }
     true
 }
@@ -447,6 +451,7 @@ pub fn handle_pending(thread: &Arc<Thread>, frame: &mut TrapFrame) {
             continue;
         }
         let mask = thread.signals.lock().mask;
+        let continued = exit::times_continued(thread);
         let Some((signal, info)) = take_pending(thread, !mask) else { break };
         let forced = {
             let mut signals = thread.signals.lock();
@@ -460,7 +465,7 @@ pub fn handle_pending(thread: &Arc<Thread>, frame: &mut TrapFrame) {
             SIG_DFL if is_protected(thread.process()) && !forced => {}
             SIG_DFL => match default_action(signal) {
                 DefaultAction::Ignore | DefaultAction::Continue => {}
-                DefaultAction::Stop => exit::stop(thread, signal),
+                DefaultAction::Stop => exit::stop(thread, signal, continued),
                 DefaultAction::Terminate => exit::exit_process(thread, process::ExitStatus::Signaled(signal, false)),
                 DefaultAction::Core => exit::exit_process(thread, process::ExitStatus::Signaled(signal, true)),
             },

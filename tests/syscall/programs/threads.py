@@ -416,3 +416,57 @@ def scheduling_calls():
 @check
 def membarrier_commands():
     return outcome(raw.membarrier, 0, 0, 0) >= 1, outcome(raw.membarrier, 1 << 30, 0, 0), outcome(raw.membarrier, 0, 7, 0)
+
+
+@check
+def membarrier_wants_registration():
+    def call(command):
+        return outcome(raw.membarrier, command, 0, 0)
+
+    first = call(8), call(32)
+    registered = call(16), call(64), call(4)
+    return first, registered, [call(command) for command in (1, 2, 8, 32)], in_child(lambda: call(512) & 0x7F)
+
+
+@check
+def affinity_is_kept_and_inherited():
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, [0])
+    cpu, node = word(9), word(9)
+    found = outcome(raw.getcpu, at(cpu), at(node), None), cpu.value, node.value
+    inherited = in_thread(os.sched_getaffinity, 0)(), in_child(lambda: sum(os.sched_getaffinity(0)))
+    kept = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, before)
+    return found, inherited, kept
+
+
+@check
+def affinity_bad_arguments():
+    one, none = ctypes.create_string_buffer(b"\1" + bytes(127)), ctypes.create_string_buffer(128)
+    return (
+        outcome(raw.sched_setaffinity, 0, 0, one),
+        outcome(raw.sched_setaffinity, 0, 1, one),
+        outcome(raw.sched_setaffinity, 0, 128, one),
+        outcome(raw.sched_setaffinity, 0, 128, none),
+        outcome(raw.sched_setaffinity, 0, 8, UNMAPPED),
+        outcome(raw.sched_setaffinity, 0, 8, KERNEL),
+        outcome(raw.sched_setaffinity, -1, 8, one),
+        outcome(raw.sched_setaffinity, 0x3FFFFFFF, 8, one),
+        outcome(raw.sched_getaffinity, -1, 8, none),
+        outcome(raw.sched_getaffinity, 0, 0, none),
+        outcome(raw.sched_getaffinity, 0, 12, none),
+        outcome(raw.sched_getaffinity, 0, 128, UNMAPPED),
+    )
+
+
+@check
+def affinity_of_another_user_is_refused():
+    parent = os.getpid()
+
+    def child():
+        os.setuid(1000)
+        mask = ctypes.create_string_buffer(b"\1" + bytes(7))
+        own, other = (outcome(raw.sched_setaffinity, pid, 8, mask) for pid in (0, parent))
+        return (own == 0) + 2 * (str(other) == "EPERM") + 4 * (len(os.sched_getaffinity(parent)) > 0)
+
+    return in_child(child)
