@@ -9,6 +9,7 @@ mod boot;
 mod context;
 mod cpu;
 mod interface;
+mod memory;
 mod mmu;
 mod power;
 mod signal;
