@@ -22,7 +22,7 @@ SUITE = $(if $(ONLY),--only '$(ONLY)') $(if $(SYSTEM),--system '$(SYSTEM)') $(if
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup image-arm64 run-arm64 lint test test-cpython fuzz bench clean
+.PHONY: help setup image-arm64 run-arm64 lint test test-cpython fuzz robustness bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' Makefile | awk -F'|' '{ printf "make %-13s %s\n", $$1, $$2 }'
@@ -53,6 +53,10 @@ test-cpython: image-arm64 ## CPython's whole test suite on Piton and on Linux; O
 fuzz: setup ## fuzz the device-tree view, the ELF loader and EROFS longer than `test` does; ITERATIONS=100000
 	@PITON_FUZZ_ITERATIONS=$(or $(ITERATIONS),100000) $(CARGO) test --package dtb --package klib \
 	    --test fuzz --test elf_fuzz --test erofs_fuzz -- --nocapture
+
+robustness: image-arm64 ## random system calls and heavy load on the machine for long; SECONDS=3600 COUNT=10000 SEED=1
+	@PITON_SECONDS=$(or $(SECONDS),3600) PITON_COUNT=$(or $(COUNT),10000) PITON_SEED=$(or $(SEED),1) \
+	    $(CARGO) test --package tests --test robustness -- --nocapture --test-threads 1
 
 bench: image-arm64 ## measure against Linux in the same QEMU; writes build/bench.json
 	@$(CARGO) run --release --quiet --package tests --bin bench

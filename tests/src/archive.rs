@@ -1,7 +1,7 @@
 //! A Python program of several files as one file that Python executes: a ZIP archive with a `__main__.py`.
 //!
 //! Every archive holds `linux_guest`, with which a program that is process 1 of a Linux guest makes what Piton's kernel
-//! brings by itself.
+//! brings by itself, and `call_numbers`, the numbers of the system calls.
 
 use std::fs;
 use std::io::{Cursor, Write};
@@ -19,6 +19,7 @@ use zip::write::SimpleFileOptions;
 pub fn of_folders(folders: &[(&Path, &str)]) -> Vec<u8> {
     let mut writer = Archive(ZipWriter::new(Cursor::new(Vec::new())));
     writer.add("linux_guest.py", include_bytes!("linux_guest.py"));
+    writer.add("call_numbers.py", include_bytes!("call_numbers.py"));
     for (folder, prefix) in folders {
         let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         let mut paths: Vec<_> = entries.map(|entry| entry.expect("the folder can be read").path()).collect();

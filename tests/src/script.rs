@@ -58,12 +58,19 @@ pub fn run(name: &str, source: &str, arguments: &[&str], input: &str, seconds: u
     run_on(name, &[], source, arguments, input, seconds)
 }
 
-/// As [`run`] on a machine that is changed by options of `cargo board run`.
+/// As [`run`], for any file that Python executes, on a machine that is changed by options of `cargo board run`.
 ///
 /// # Panics
 /// As [`run`].
 #[must_use]
-pub fn run_on(name: &str, machine: &[&str], source: &str, arguments: &[&str], input: &str, seconds: u32) -> Outcome {
+pub fn run_on(
+    name: &str,
+    machine: &[&str],
+    source: impl AsRef<[u8]>,
+    arguments: &[&str],
+    input: &str,
+    seconds: u32,
+) -> Outcome {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let script = folder.path().join(format!("{name}.py"));
     fs::write(&script, source).expect("the script can be written");

@@ -1,0 +1,47 @@
+//! What must not break, hang or exhaust the machine: random system calls, and more of everything than it has.
+//!
+//! In `make test` each runs for short; `make robustness` runs them long. `PITON_SECONDS`, `PITON_SEED` and
+//! `PITON_COUNT` set how long the fuzzer runs, where it starts, and how many processes the load starts.
+
+#![forbid(unsafe_code)]
+
+use std::env;
+use std::str::FromStr;
+
+use board::workspace;
+use tests::{archive, script};
+
+/// The value of a variable, or what stands for it.
+fn setting<T: FromStr>(name: &str, otherwise: T) -> T {
+    env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(otherwise)
+}
+
+#[test]
+fn random_system_calls_do_no_harm() {
+    let seconds: u32 = setting("PITON_SECONDS", 40);
+    let seed: u32 = setting("PITON_SEED", 1);
+    let program = archive::of_folders(&[(&workspace::root().join("tests/robustness/fuzz"), "")]);
+    for cpus in ["1", "4"] {
+        let name = format!("random_system_calls_on_{cpus}");
+        let arguments = [(seconds / 2).to_string(), seed.to_string()];
+        let arguments = arguments.each_ref().map(String::as_str);
+        let outcome = script::run_on(&name, &["--cpus", cpus], &program, &arguments, "", seconds * 4 + 300);
+        outcome.expect_status(0);
+        outcome.expect_output("survived");
+    }
+}
+
+#[test]
+fn processes_and_threads_leave_nothing_behind() {
+    let count: u32 = setting("PITON_COUNT", 300);
+    let outcome = script::run_on(
+        "processes_and_threads",
+        &["--memory", "256M", "--cpus", "4"],
+        include_str!("load.py"),
+        &[&count.to_string()],
+        "",
+        count / 2 + 300,
+    );
+    outcome.expect_status(0);
+    outcome.expect_output("survived");
+}
