@@ -30,7 +30,7 @@ macro_rules! programs {
 
 programs! {
     attributes credentials descriptors elf files job_control limits mappings memory mounts paths pipes places poll
-    processes procfs pseudo_terminals signals splice terminals threads times unix_sockets watches
+    processes procfs pseudo_terminals quotas signals splice terminals threads times unix_sockets watches
 }
 
 /// This folder.

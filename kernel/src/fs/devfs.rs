@@ -48,6 +48,7 @@ fn make_directory() -> Arc<VirtualDirectory> {
     }
     directory.add("ptmx", devpts::ptmx(*FS));
     directory.add_directory("pts");
+    directory.add("kmsg", super::kmsg::KmsgInode::new(*FS));
     directory.add_directory("shm");
     directory
 }

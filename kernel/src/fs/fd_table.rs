@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use abi::{Errno, Result};
 
-use super::{OpenFile, locks};
+use super::{OpenFile, locks, open_file};
 use crate::sync::IrqLock;
 
 /// RLIMIT_NOFILE's usual soft limit.
@@ -108,9 +108,10 @@ impl FdTable {
         self.install_from(0, file, close_on_exec)
     }
 
-    /// Gives `file` the lowest free number that is at least `minimum`. EMFILE at the limit.
+    /// Gives `file` the lowest free number that is at least `minimum`. EMFILE at the limit, ENFILE at that of all.
     pub fn install_from(&self, minimum: usize, file: Arc<OpenFile>, close_on_exec: bool) -> Result<i32> {
         let limit = self.limit();
+        open_file::check_count()?;
         let mut slots = self.slots.lock();
         let start = minimum.max(slots.lowest_free);
         let free = (start..slots.list.len())

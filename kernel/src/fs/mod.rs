@@ -14,6 +14,7 @@ pub mod extended_attributes;
 pub mod fd_table;
 pub mod init;
 pub mod io_buffer;
+pub mod kmsg;
 pub mod locks;
 pub mod mount;
 pub mod notify;

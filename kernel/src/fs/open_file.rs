@@ -1,7 +1,7 @@
 //! What a file descriptor refers to.
 
 use alloc::{string::String, sync::Arc};
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use abi::{Errno, Result, linux};
 use hal::UserAddr;
@@ -10,7 +10,11 @@ use super::{
     FileOps, Inode, Metadata, PollEvents, PollTable, ReadBuffer, WriteBuffer, async_signal::Asynchronous, locks,
     notify, path::Path,
 };
-use crate::{sync::IrqLock, task::wait::Turn};
+use crate::{
+    mm::{PAGE_SIZE, frames},
+    sync::IrqLock,
+    task::{scheduler, wait::Turn},
+};
 
 /// The flags of open(2) that live with the open file or matter while opening.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +56,28 @@ pub struct OpenFile {
     created: AtomicBool,
 }
 
+/// Open files in all.
+static NR_OPEN: AtomicUsize = AtomicUsize::new(0);
+/// Open files that process 1 may have beyond the limit, so that the console stays usable.
+const RESERVED: usize = 256;
+
+/// How many open files there are (/proc/sys/fs/file-nr).
+pub fn nr_open() -> usize {
+    NR_OPEN.load(Ordering::Relaxed)
+}
+
+/// How many there may be (/proc/sys/fs/file-max): with 1 KiB each, a tenth of memory.
+pub fn max_open() -> usize {
+    frames::stats().total * PAGE_SIZE / 1024 / 10
+}
+
+/// ENFILE where there are too many for the running process to keep one more. Unlike Linux's, the limit holds for user
+/// 0 as well, for kernel memory is what it keeps.
+pub fn check_count() -> Result<()> {
+    let reserve = if scheduler::current().process().pid() == 1 { RESERVED } else { 0 };
+    if nr_open() > max_open() + reserve { Err(Errno::ENFILE) } else { Ok(()) }
+}
+
 /// The flags fcntl(F_SETFL) may change.
 const CHANGEABLE: u32 = linux::O_APPEND | linux::O_NONBLOCK | linux::FASYNC | linux::O_DIRECT | linux::O_NOATIME;
 /// The flags that fcntl(F_GETFL) does not show.
@@ -60,6 +86,7 @@ const CREATION: u32 = linux::O_CREAT | linux::O_EXCL | linux::O_NOCTTY | linux::
 impl OpenFile {
     /// A file opened by path.
     pub fn new(ops: Arc<dyn FileOps>, path: Path, flags: OpenFlags) -> Arc<Self> {
+        NR_OPEN.fetch_add(1, Ordering::Relaxed);
         if flags.writable() {
             path.mount().writer_came();
         }
@@ -76,6 +103,7 @@ impl OpenFile {
 
     /// A file without a path: pipe, socket, event counter.
     pub fn anonymous(ops: Arc<dyn FileOps>, flags: OpenFlags) -> Arc<Self> {
+        NR_OPEN.fetch_add(1, Ordering::Relaxed);
         Arc::new(Self {
             ops,
             path: None,
@@ -273,6 +301,7 @@ impl OpenFile {
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
+        NR_OPEN.fetch_sub(1, Ordering::Relaxed);
         locks::release_description_locks(self);
         self.asynchronous.end();
         let ops = self.ops.clone();

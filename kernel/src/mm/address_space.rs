@@ -21,6 +21,7 @@ use super::{
     fault::FaultOutcome,
     frames::FrameRef,
     kernel_space::Tables,
+    limits::Limits,
     mapping::{Mapping, MappingInfo, OnFork, Protection, Purpose, Source},
     object::Mappers,
     page_up,
@@ -46,6 +47,8 @@ pub(super) struct Inner {
     brk: Range<u64>,
     /// mmap places new mappings below this.
     top: u64,
+    /// New mappings are locked (mlockall(2), MCL_FUTURE).
+    pub(super) lock_future: bool,
 }
 
 /// Where things are, for /proc.
@@ -106,7 +109,8 @@ impl AddressSpace {
     pub fn new() -> Result<Arc<Self>> {
         let table = PageTable::new(&mut Tables).ok_or(Errno::ENOMEM)?;
         let root = PhysAddr::new(table.root());
-        let inner = Inner { map: RangeMap::new(), table, resident: 0, brk: 0..0, top: Arch::USER_END };
+        let inner =
+            Inner { map: RangeMap::new(), table, resident: 0, brk: 0..0, top: Arch::USER_END, lock_future: false };
         Ok(Arc::new_cyclic(|this| Self {
             inner: PlainLock::new(inner),
             root,
@@ -207,9 +211,12 @@ impl AddressSpace {
         if let Some(mappers) = request.mapping.source.mappers() {
             mappers.join(&self.this);
         }
+        let limits = Limits::current();
+        let mut mapping = request.mapping;
         let replaced = {
             let mut inner = self.inner.lock();
             inner.check_room()?;
+            mapping.locked |= inner.lock_future;
             let address = if request.fixed {
                 let end = request.address.checked_add(len).ok_or(Errno::ENOMEM)?;
                 if request.address < LOWEST_ADDRESS {
@@ -225,9 +232,14 @@ impl AddressSpace {
             } else {
                 inner.place(request.address, len)?
             };
+            let replaced = if request.fixed { address..address + len } else { 0..0 };
+            inner.check_growth(&limits, len, mapping.is_data(), replaced)?;
+            if mapping.locked {
+                inner.check_locked(&limits, len)?;
+            }
             let replaced =
                 if request.fixed { self.take_out(&mut inner, address..address + len) } else { Removed::default() };
-            inner.map.insert(address..address + len, request.mapping).map_err(|_| Errno::ENOMEM)?;
+            inner.map.insert(address..address + len, mapping).map_err(|_| Errno::ENOMEM)?;
             (address, replaced)
         };
         Ok(replaced.0)
@@ -412,6 +424,7 @@ impl AddressSpace {
 
     /// mprotect(2). ENOMEM where something is not mapped, EACCES where PROT_WRITE may not be granted.
     pub fn protect(&self, range: Range<u64>, protection: Protection) -> Result<()> {
+        let limits = Limits::current();
         let mut inner = self.inner.lock();
         if !inner.map.covered(range.clone()) {
             return Err(Errno::ENOMEM);
@@ -419,6 +432,9 @@ impl AddressSpace {
         inner.check_room()?;
         if protection.write && inner.map.iter_range(range.clone()).any(|(_, mapping)| !mapping.may_write) {
             return Err(Errno::EACCES);
+        }
+        if protection.write {
+            inner.check_writable(&limits, range.clone())?;
         }
         inner.map.update(range.clone(), |mapping| mapping.protection = protection);
         if protection.is_none() {
@@ -433,6 +449,7 @@ impl AddressSpace {
 
     /// brk(2): sets the heap's end and returns it, or the old one where it cannot be.
     pub fn brk(&self, end: u64) -> u64 {
+        let limits = Limits::current();
         let frames;
         let result = {
             let mut inner = self.inner.lock();
@@ -442,14 +459,24 @@ impl AddressSpace {
                 return old;
             }
             if new_page > old_page {
+                if end - start > limits.data {
+                    return old;
+                }
                 let mapping = Mapping {
                     protection: Protection { read: true, write: true, execute: false },
                     shared: false,
                     may_write: true,
                     purpose: Purpose::Heap,
                     on_fork: OnFork::Copy,
+                    locked: inner.lock_future,
                     source: Source::Anonymous,
                 };
+                let growth = new_page - old_page;
+                if inner.check_growth(&limits, growth, true, 0..0).is_err()
+                    || mapping.locked && inner.check_locked(&limits, growth).is_err()
+                {
+                    return old;
+                }
                 if inner.map.insert(old_page..new_page, mapping).is_err() {
                     return old;
                 }
@@ -468,6 +495,7 @@ impl AddressSpace {
     pub fn remap(&self, old: Range<u64>, new_len: u64, may_move: bool, target: Option<u64>) -> Result<u64> {
         let new_len = page_up(new_len).filter(|len| *len > 0).ok_or(Errno::EINVAL)?;
         let old_len = old.end - old.start;
+        let limits = Limits::current();
         let (address, frames) = {
             let mut inner = self.inner.lock();
             inner.check_room()?;
@@ -478,6 +506,13 @@ impl AddressSpace {
                 }
                 mapping.skip_to(&range, old.start)
             };
+            if new_len > old_len {
+                let growth = new_len - old_len;
+                if mapping.locked {
+                    inner.check_locked(&limits, growth)?;
+                }
+                inner.check_growth(&limits, growth, mapping.is_data(), 0..0)?;
+            }
             let mut frames = Removed::default();
             if target.is_none() && new_len <= old_len {
                 frames = self.take_out(&mut inner, old.start + new_len..old.end);
@@ -569,7 +604,8 @@ impl AddressSpace {
             other.top = inner.top;
             let mut result = Ok(());
             for (range, mapping) in inner.map.iter().filter(|(_, mapping)| mapping.on_fork != OnFork::Leave) {
-                if other.map.insert(range.clone(), mapping.clone()).is_err() {
+                let copy = Mapping { locked: false, ..mapping.clone() };
+                if other.map.insert(range.clone(), copy).is_err() {
                     result = Err(klib::page_table::MapError::NoMemory);
                     break;
                 }
@@ -700,7 +736,7 @@ impl AddressSpace {
 
 impl Inner {
     /// ENOMEM when there are as many mappings as there may be, or next to no memory is left.
-    fn check_room(&self) -> Result<()> {
+    pub(super) fn check_room(&self) -> Result<()> {
         if self.map.len() >= MAX_MAPPINGS || super::frames::is_short() { Err(Errno::ENOMEM) } else { Ok(()) }
     }
 

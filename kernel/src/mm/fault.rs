@@ -36,9 +36,18 @@ const FAULT_AROUND: u64 = 128 << 10;
 const FAULT_AHEAD: u64 = 32 << 10;
 
 impl AddressSpace {
-    /// Resolves a program's access to `address`.
+    /// Resolves a program's access to `address`. The running thread's stack grows where it is touched below its end.
     pub fn fault(&self, address: UserAddr, access: FaultAccess) -> FaultOutcome {
         let page = address.page_down().get();
+        match self.fault_mapped(page, access) {
+            FaultOutcome::NotMapped if access != FaultAccess::Execute && self.grow_stack(page) => {
+                self.fault_mapped(page, access)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn fault_mapped(&self, page: u64, access: FaultAccess) -> FaultOutcome {
         let mut inner = self.inner.lock();
         let Inner { map, table, resident, .. } = &mut *inner;
         let Some((range, mapping)) = map.get(page) else { return FaultOutcome::NotMapped };

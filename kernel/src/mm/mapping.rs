@@ -115,6 +115,8 @@ pub struct Mapping {
     pub purpose: Purpose,
     /// What a child gets.
     pub on_fork: OnFork,
+    /// mlock(2).
+    pub locked: bool,
     /// Where pages come from.
     pub source: Source,
 }
@@ -134,6 +136,7 @@ impl RangeValue for Mapping {
             && self.may_write == next.may_write
             && self.purpose == next.purpose
             && self.on_fork == next.on_fork
+            && self.locked == next.locked
             && match (&self.source, &next.source) {
                 (Source::Anonymous, Source::Anonymous) => true,
                 (

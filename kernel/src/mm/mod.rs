@@ -9,6 +9,7 @@ pub mod fault;
 pub mod frames;
 pub mod heap;
 pub mod kernel_space;
+pub mod limits;
 pub mod mapping;
 pub mod object;
 pub mod stack;

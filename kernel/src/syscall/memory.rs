@@ -3,7 +3,7 @@
 use abi::{Errno, Result, linux};
 use hal::{Arch as _, FaultAccess, PAGE_SIZE};
 
-use super::Call;
+use super::{Call, memory_lock};
 use crate::{
     arch::Arch,
     fs::FileKind,
@@ -90,13 +90,29 @@ pub fn sys_mmap(call: &mut Call<'_>) -> Result<u64> {
         Source::Object { object, offset, path: file.path().cloned(), _grant: grant }
     };
     let memory = memory(call)?;
+    let locked = flags & linux::MAP_LOCKED != 0;
+    if locked {
+        memory_lock::check_may_lock(call)?;
+    }
     let result = memory.map(MapRequest {
         address,
         len,
         fixed,
         no_replace: flags & linux::MAP_FIXED_NOREPLACE != 0,
-        mapping: Mapping { protection, shared, may_write, purpose: Purpose::General, on_fork: OnFork::Copy, source },
+        mapping: Mapping {
+            protection,
+            shared,
+            may_write,
+            purpose: Purpose::General,
+            on_fork: OnFork::Copy,
+            locked,
+            source,
+        },
     })?;
+    if locked || memory.locks_new_mappings() {
+        // What cannot be had now is had when it is touched.
+        let _ = memory.populate_locked(result..result + page_up(len).unwrap_or(0));
+    }
     if flags & linux::MAP_POPULATE != 0 {
         // As far as it works: the mapping is there in any case.
         let access = if protection.write { FaultAccess::Write } else { FaultAccess::Read };
@@ -185,6 +201,7 @@ pub fn sys_madvise(call: &mut Call<'_>) -> Result<u64> {
     }
     let memory = memory(call)?;
     match advice {
+        linux::MADV_DONTNEED | linux::MADV_FREE if memory.has_locked(range.clone()) => return Err(Errno::EINVAL),
         linux::MADV_DONTNEED | linux::MADV_DONTNEED_LOCKED => memory.discard(range, false)?,
         linux::MADV_FREE => memory.discard(range, true)?,
         linux::MADV_REMOVE => memory.punch(range)?,
@@ -209,7 +226,11 @@ pub fn sys_msync(call: &mut Call<'_>) -> Result<u64> {
     {
         return Err(Errno::EINVAL);
     }
-    if range.is_empty() || memory(call)?.is_mapped(range) { Ok(0) } else { Err(Errno::ENOMEM) }
+    let memory = memory(call)?;
+    if flags & linux::MS_INVALIDATE != 0 && memory.has_locked(range.clone()) {
+        return Err(Errno::EBUSY);
+    }
+    if range.is_empty() || memory.is_mapped(range) { Ok(0) } else { Err(Errno::ENOMEM) }
 }
 
 /// [mincore(2)](https://man7.org/linux/man-pages/man2/mincore.2.html).
@@ -221,19 +242,5 @@ pub fn sys_mincore(call: &mut Call<'_>) -> Result<u64> {
     }
     let residency = memory(call)?.residency(range)?;
     user::copy_out_bytes(call.address(2), &residency)?;
-    Ok(0)
-}
-
-/// [mlock(2), munlock(2), mlock2(2)](https://man7.org/linux/man-pages/man2/mlock.2.html). There is no swap, so every
-/// page that is present is locked.
-pub fn sys_mlock(call: &mut Call<'_>) -> Result<u64> {
-    let start = call.raw(0) & !(PAGE - 1);
-    let len = call.raw(1).checked_add(call.raw(0) - start).ok_or(Errno::EINVAL)?;
-    let range = page_range(start, len)?;
-    if range.is_empty() || memory(call)?.is_mapped(range) { Ok(0) } else { Err(Errno::ENOMEM) }
-}
-
-/// [mlockall(2), munlockall(2)](https://man7.org/linux/man-pages/man2/mlock.2.html).
-pub fn sys_mlockall(_call: &mut Call<'_>) -> Result<u64> {
     Ok(0)
 }

@@ -168,9 +168,20 @@ pub fn sys_prctl(call: &mut Call<'_>) -> Result<u64> {
     }
 }
 
-/// [personality(2)](https://man7.org/linux/man-pages/man2/personality.2.html): PER_LINUX.
+/// [personality(2)](https://man7.org/linux/man-pages/man2/personality.2.html).
+/// Lacks: flags that change something, but for ADDR_NO_RANDOMIZE; 32-bit programs (PER_LINUX32).
 pub fn sys_personality(call: &mut Call<'_>) -> Result<u64> {
-    if matches!(call.uint(0), 0 | u32::MAX) { Ok(0) } else { Err(Errno::EINVAL) }
+    /// The bits that name a system, and the one that has 32-bit programs, which do not run here.
+    const SYSTEM: u32 = 0xff;
+    const PER_LINUX32: u32 = 0x08;
+    const ASK: u32 = u32::MAX;
+    let old = call.thread.identity.personality();
+    match call.uint(0) {
+        ASK => {}
+        wanted if wanted & SYSTEM == PER_LINUX32 => return Err(Errno::EINVAL),
+        wanted => call.thread.identity.set_personality(wanted),
+    }
+    Ok(u64::from(old))
 }
 
 /// [reboot(2)](https://man7.org/linux/man-pages/man2/reboot.2.html).

@@ -127,6 +127,7 @@ fn copy_strings(array: UserAddr) -> Result<Vec<Vec<u8>>> {
     const KEPT: usize = 128;
     let mut strings = Vec::new();
     let mut total = 0;
+    let limit = exec::string_limit();
     if array.is_null() {
         return Ok(strings);
     }
@@ -138,7 +139,7 @@ fn copy_strings(array: UserAddr) -> Result<Vec<Vec<u8>>> {
         }
         let string = user::copy_in_string(UserAddr::new(address), MAX_LEN, Errno::E2BIG)?;
         total += string.len() + 9;
-        if strings.len() >= MAX_STRINGS || total > 2 << 20 {
+        if strings.len() >= MAX_STRINGS || total > limit {
             return Err(Errno::E2BIG);
         }
         // Kept on the kernel heap until they are on the new stack, with their addresses: not more than there is room.

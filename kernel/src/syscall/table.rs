@@ -5,8 +5,8 @@
 use abi::linux;
 
 use super::{
-    Handler, credentials, fd, file, file_io, handle, memory, misc, mount, path_ops, poll, process, process_memory,
-    signal, socket, splice, thread, time, watch, xattr,
+    Handler, credentials, fd, file, file_io, handle, kernel_log, memory, memory_lock, misc, mount, path_ops, poll,
+    process, process_memory, signal, socket, splice, thread, time, watch, xattr,
 };
 
 /// One more than the highest number any architecture gives a call.
@@ -122,20 +122,23 @@ pub static HANDLERS: [Option<Handler>; NR_CALLS] = build(&[
     (linux::__NR_shutdown, socket::sys_shutdown),
     (linux::__NR_socket, socket::sys_socket),
     (linux::__NR_socketpair, socket::sys_socketpair),
+    // kernel_log
+    (linux::__NR_syslog, kernel_log::sys_syslog),
     // memory
     (linux::__NR_brk, memory::sys_brk),
     (linux::__NR_madvise, memory::sys_madvise),
     (linux::__NR_mincore, memory::sys_mincore),
-    (linux::__NR_mlock, memory::sys_mlock),
-    (linux::__NR_mlock2, memory::sys_mlock),
-    (linux::__NR_mlockall, memory::sys_mlockall),
     (linux::__NR_mmap, memory::sys_mmap),
     (linux::__NR_mprotect, memory::sys_mprotect),
     (linux::__NR_mremap, memory::sys_mremap),
     (linux::__NR_msync, memory::sys_msync),
-    (linux::__NR_munlock, memory::sys_mlock),
-    (linux::__NR_munlockall, memory::sys_mlockall),
     (linux::__NR_munmap, memory::sys_munmap),
+    // memory_lock
+    (linux::__NR_mlock, memory_lock::sys_mlock),
+    (linux::__NR_mlock2, memory_lock::sys_mlock2),
+    (linux::__NR_mlockall, memory_lock::sys_mlockall),
+    (linux::__NR_munlock, memory_lock::sys_munlock),
+    (linux::__NR_munlockall, memory_lock::sys_munlockall),
     // process_memory
     (linux::__NR_process_vm_readv, process_memory::sys_process_vm_readv),
     (linux::__NR_process_vm_writev, process_memory::sys_process_vm_writev),
@@ -195,6 +198,8 @@ pub static HANDLERS: [Option<Handler>; NR_CALLS] = build(&[
     (linux::__NR_sched_setparam, thread::sys_sched_setparam),
     (linux::__NR_sched_setscheduler, thread::sys_sched_setscheduler),
     (linux::__NR_sched_yield, thread::sys_sched_yield),
+    (linux::__NR_setns, thread::sys_setns),
+    (linux::__NR_unshare, thread::sys_unshare),
     (linux::__NR_set_robust_list, thread::sys_set_robust_list),
     (linux::__NR_set_tid_address, thread::sys_set_tid_address),
     (linux::__NR_setpriority, thread::sys_setpriority),

@@ -1,6 +1,6 @@
 //! Threads: clone, futex, scheduling.
 
-use alloc::sync::Arc;
+use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{Ordering, fence};
 
 use abi::{Errno, Result, linux};
@@ -53,6 +53,7 @@ pub fn sys_get_robust_list(call: &mut Call<'_>) -> Result<u64> {
         0 => call.thread.clone(),
         tid => process::find_thread(tid).ok_or(Errno::ESRCH)?,
     };
+    thread.process().check_attachment(call.thread)?;
     let list = thread.addresses.lock().robust_list.unwrap_or(UserAddr::NULL);
     user::copy_out(call.address(1), &list.get())?;
     user::copy_out(call.address(2), &size_of::<linux::robust_list_head>())?;
@@ -72,6 +73,31 @@ pub fn sys_clone(call: &mut Call<'_>) -> Result<u64> {
         tls: call.raw(3),
     };
     Ok(clone::clone(call.thread, call.frame, request)? as u64)
+}
+
+/// [unshare(2)](https://man7.org/linux/man-pages/man2/unshare.2.html), of the process as a whole.
+/// Lacks: namespaces; a kernel without them answers EINVAL.
+pub fn sys_unshare(call: &mut Call<'_>) -> Result<u64> {
+    const NOTHING_TO_DO: u64 = linux::CLONE_SYSVSEM as u64;
+    const MEMORY: u64 = (linux::CLONE_THREAD | linux::CLONE_SIGHAND | linux::CLONE_VM) as u64;
+    const FS: u64 = linux::CLONE_FS as u64;
+    const FILES: u64 = linux::CLONE_FILES as u64;
+    let flags = call.raw(0);
+    if flags & !(NOTHING_TO_DO | MEMORY | FS | FILES) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    // What several threads have in common cannot be had alone by one of them.
+    if flags & MEMORY != 0 && call.process().threads().len() > 1 {
+        return Err(Errno::EINVAL);
+    }
+    call.process().unshare(flags & FS != 0, flags & FILES != 0);
+    Ok(0)
+}
+
+/// [setns(2)](https://man7.org/linux/man-pages/man2/setns.2.html): no descriptor stands for a namespace.
+pub fn sys_setns(call: &mut Call<'_>) -> Result<u64> {
+    call.file(0)?;
+    Err(Errno::EINVAL)
 }
 
 /// [clone3(2)](https://man7.org/linux/man-pages/man2/clone3.2.html).
@@ -237,14 +263,55 @@ pub fn sys_sched_get_priority_min(call: &mut Call<'_>) -> Result<u64> {
     }
 }
 
-/// [getpriority(2)](https://man7.org/linux/man-pages/man2/getpriority.2.html): nice 0, which the raw call says as 20.
-pub fn sys_getpriority(call: &mut Call<'_>) -> Result<u64> {
-    if call.uint(0) > 2 { Err(Errno::EINVAL) } else { Ok(20) }
+/// The threads that getpriority and setpriority are about. EINVAL for an unknown kind, ESRCH for nobody.
+fn priority_targets(call: &Call<'_>) -> Result<Vec<Arc<Thread>>> {
+    let who = call.int(1);
+    let of = |wanted: &dyn Fn(&process::Process) -> bool| {
+        process::all().iter().filter(|process| wanted(process)).flat_map(|process| process.threads()).collect()
+    };
+    let found: Vec<Arc<Thread>> = match call.uint(0) {
+        linux::PRIO_PROCESS if who == 0 => alloc::vec![call.thread.clone()],
+        linux::PRIO_PROCESS => process::find_thread(who).into_iter().collect(),
+        linux::PRIO_PGRP => {
+            let group = if who == 0 { call.process().group() } else { who };
+            of(&|process| process.group() == group)
+        }
+        linux::PRIO_USER => {
+            let user = if who == 0 { call.thread.identity.own().user.real } else { who as u32 };
+            of(&|process| process.credentials().user.real == user)
+        }
+        _ => return Err(Errno::EINVAL),
+    };
+    if found.is_empty() { Err(Errno::ESRCH) } else { Ok(found) }
 }
 
-/// [setpriority(2)](https://man7.org/linux/man-pages/man2/getpriority.2.html): there is one priority.
+/// [getpriority(2)](https://man7.org/linux/man-pages/man2/getpriority.2.html): of several the most favoured. The raw
+/// call says nice values as 1 to 40, from the least favoured on.
+pub fn sys_getpriority(call: &mut Call<'_>) -> Result<u64> {
+    let best = priority_targets(call)?.iter().map(|thread| thread.nice()).min().unwrap_or(0);
+    Ok((20 - best) as u64)
+}
+
+/// [setpriority(2)](https://man7.org/linux/man-pages/man2/getpriority.2.html). EPERM for threads of others, EACCES for
+/// more than RLIMIT_NICE allows.
 pub fn sys_setpriority(call: &mut Call<'_>) -> Result<u64> {
-    if call.uint(0) > 2 { Err(Errno::EINVAL) } else { Ok(0) }
+    let nice = call.int(2).clamp(-20, 19);
+    let caller = call.thread.identity.own();
+    let mut result = Ok(0);
+    for thread in priority_targets(call)? {
+        let target = thread.identity.own();
+        let ours = [target.user.real, target.user.effective].contains(&caller.user.effective);
+        let (limit, _) = thread.process().rlimit(linux::RLIMIT_NICE);
+        let boosted = nice < thread.nice() && (20 - nice) as u64 > limit;
+        if !ours && !caller.has(linux::CAP_SYS_NICE) {
+            result = Err(Errno::EPERM);
+        } else if boosted && !caller.has(linux::CAP_SYS_NICE) {
+            result = Err(Errno::EACCES);
+        } else {
+            thread.set_nice(nice);
+        }
+    }
+    result
 }
 
 /// [getcpu(2)](https://man7.org/linux/man-pages/man2/getcpu.2.html): all memory is equally near.

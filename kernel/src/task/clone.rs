@@ -6,7 +6,7 @@ use abi::{Errno, Result, linux};
 use hal::{Arch as _, TrapFrame as _, UserAddr};
 
 use super::{
-    identity::TaskCharge,
+    identity::{self, TaskCharge},
     process::{self, NewProcess, Process},
     scheduler,
     thread::Thread,
@@ -34,9 +34,6 @@ pub struct CloneRequest {
     /// CLONE_SETTLS: the child's thread pointer.
     pub tls: u64,
 }
-
-/// At most this many threads in all, so that kernel memory does not run out first.
-const MAX_THREADS: usize = 32768;
 
 const SUPPORTED: u32 = linux::CLONE_VM
     | linux::CLONE_FS
@@ -78,15 +75,12 @@ fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Res
     {
         return Err(Errno::EINVAL);
     }
-    if process::nr_threads() >= MAX_THREADS {
-        return Err(Errno::EAGAIN);
-    }
     let credentials = thread.identity.own();
     let charge = TaskCharge::new(credentials.user.real);
     let (limit, _) = thread.process().rlimit(linux::RLIMIT_NPROC);
     let unlimited =
         credentials.user.real == 0 || credentials.has(linux::CAP_SYS_RESOURCE) || credentials.has(linux::CAP_SYS_ADMIN);
-    if !unlimited && charge.exceeds(limit) {
+    if !unlimited && charge.exceeds(limit) || identity::are_too_many(thread.process()) {
         return Err(Errno::EAGAIN);
     }
     if frames::is_short() {
@@ -117,8 +111,9 @@ fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Res
             Arch::set_thread_pointer(context, request.tls);
         }
     })?;
-    child.identity.inherit(credentials, charge);
+    child.set_nice(thread.nice());
     child.set_affinity(thread.affinity());
+    child.identity.inherit(&thread.identity, credentials, charge);
     {
         let (mask, alt_stack) = {
             let own = thread.signals.lock();

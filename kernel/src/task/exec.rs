@@ -31,16 +31,20 @@ use crate::{
     rng,
 };
 
-/// Bytes of the main thread's stack (RLIMIT_STACK).
+/// How far the main thread's stack grows by default (RLIMIT_STACK).
 pub const STACK_LEN: u64 = 8 << 20;
+/// Of that, what is mapped from the start, beside what execve(2) puts there.
+const STACK_START: u64 = 128 << 10;
+/// The address range kept free for the stack: at least this, at most five sixths of all.
+const MIN_STACK_ROOM: u64 = 128 << 20;
+const MAX_STACK_ROOM: u64 = Arch::USER_END / 6 * 5;
 /// The stack ends below this, less a random distance.
 const STACK_TOP: u64 = Arch::USER_END - (1 << 20);
 /// Unmapped between the stack and the highest mapping.
 const STACK_GAP: u64 = 1 << 20;
 /// Where position-independent programs go, plus a random distance (ELF_ET_DYN_BASE: two thirds of the space).
 const PROGRAM_BASE: u64 = Arch::USER_END / 3 * 2;
-/// All strings of command line and environment (a quarter of the stack), and one of them.
-const MAX_STRINGS: usize = 2 << 20;
+/// The most bytes of one string of command line and environment, and what all of them may have in any case.
 const MAX_STRING: usize = 128 << 10;
 /// `#!` lines followed.
 const MAX_SCRIPTS: usize = 4;
@@ -55,12 +59,31 @@ pub struct Program {
     pub environment: Vec<Vec<u8>>,
 }
 
+/// The most bytes that all strings of command line and environment may have with their pointers: a quarter of the
+/// stack, at most three quarters of the default one (execve(2)).
+pub fn string_limit() -> usize {
+    let (stack, _) = scheduler::current().process().rlimit(linux::RLIMIT_STACK);
+    usize::try_from((stack / 4).min(STACK_LEN / 4 * 3)).unwrap_or(usize::MAX).max(MAX_STRING)
+}
+
+/// The address range kept free for a stack that may grow to `limit` bytes.
+fn stack_room(limit: u64) -> u64 {
+    limit.saturating_add(STACK_GAP).clamp(MIN_STACK_ROOM, MAX_STACK_ROOM)
+}
+
 impl Program {
+    /// Bytes on the stack, at most: the strings with their pointers, and what the kernel adds.
+    fn stack_len(&self) -> u64 {
+        const KERNEL: usize = 4096;
+        let strings = self.arguments.iter().chain(&self.environment).map(|string| string.len() + 1 + size_of::<u64>());
+        (strings.sum::<usize>() + self.name.len() + KERNEL) as u64
+    }
+
     /// E2BIG when the strings are too many or too long.
     pub fn check(&self) -> Result<()> {
         let strings = || self.arguments.iter().chain(&self.environment);
         let total: usize = strings().map(|string| string.len() + 1 + size_of::<u64>()).sum();
-        if total > MAX_STRINGS || strings().any(|string| string.len() >= MAX_STRING) {
+        if total > string_limit() || strings().any(|string| string.len() >= MAX_STRING) {
             return Err(Errno::E2BIG);
         }
         Ok(())
@@ -97,6 +120,8 @@ impl Runner {
 pub struct Loaded {
     /// Who the program runs as.
     pub credentials: Credentials,
+    /// AT_SECURE.
+    pub secure: bool,
     /// Its address space.
     pub memory: Arc<AddressSpace>,
     /// Its first registers.
@@ -166,11 +191,15 @@ fn load_elf(fs: &FsContext, executable: Path, inode: Arc<dyn Inode>, program: &P
     let ids = (runner.credentials.user, runner.credentials.group);
     memory.set_dumpable(runner.readable && ids.0.real == ids.0.effective && ids.1.real == ids.1.effective);
     let stack_top = STACK_TOP - random_pages(1 << 14);
-    memory.set_top(stack_top - STACK_LEN - STACK_GAP - random_pages(1 << 16));
+    let (stack_limit, _) = scheduler::current().process().rlimit(linux::RLIMIT_STACK);
+    let room = stack_room(stack_limit);
+    memory.set_top(stack_top - room - random_pages(1 << 16));
     for (address, mapping) in vdso::mappings()? {
         map_fixed(&memory, address, PAGE_SIZE as u64, mapping)?;
     }
-    map_fixed(&memory, stack_top - STACK_LEN, STACK_LEN, stack_mapping())?;
+    let used = page_up(program.stack_len()).ok_or(Errno::E2BIG)?;
+    let stack_len = (used + STACK_START).min(stack_limit & !(PAGE_SIZE as u64 - 1)).max(used);
+    map_fixed(&memory, stack_top - stack_len, stack_len, stack_mapping())?;
 
     let bias = match image.kind {
         ElfKind::Exec => 0,
@@ -222,14 +251,19 @@ fn load_elf(fs: &FsContext, executable: Path, inode: Arc<dyn Inode>, program: &P
     let (sp, layout) = build_stack(&memory, stack_top, program, &auxiliary)?;
     let program_end = image.load_span.end.wrapping_add(bias);
     let brk = page_up(program_end).ok_or(Errno::ENOEXEC)? + random_pages(1 << 13);
-    let top = stack_top - STACK_LEN - STACK_GAP - random_pages(1 << 10);
+    let top = stack_top - room - random_pages(1 << 10);
     memory.set_layout(layout, top, brk);
     let frame = hal::TrapFrame::new_user(UserAddr::new(entry), UserAddr::new(sp));
-    Ok(Loaded { credentials: runner.credentials, memory, frame, executable })
+    Ok(Loaded { credentials: runner.credentials, secure: runner.secure, memory, frame, executable })
 }
 
 /// Up to `limit` pages, in bytes; 0 while there is no entropy.
 fn random_pages(limit: u64) -> u64 {
+    /// personality(2), which is in none of the headers that `abi` has.
+    const ADDR_NO_RANDOMIZE: u32 = 0x004_0000;
+    if scheduler::current().identity.personality() & ADDR_NO_RANDOMIZE != 0 {
+        return 0;
+    }
     let mut bytes = [0; 8];
     match rng::fill(&mut bytes) {
         Ok(()) => u64::from_ne_bytes(bytes) % limit * PAGE_SIZE as u64,
@@ -249,6 +283,7 @@ fn reserve(memory: &AddressSpace, len: u64) -> Result<u64> {
         may_write: true,
         purpose: Purpose::General,
         on_fork: OnFork::Copy,
+        locked: false,
         source: Source::Anonymous,
     };
     let address = memory.map(MapRequest { address: 0, len, fixed: false, no_replace: false, mapping })?;
@@ -263,6 +298,7 @@ fn stack_mapping() -> Mapping {
         may_write: true,
         purpose: Purpose::Stack,
         on_fork: OnFork::Copy,
+        locked: false,
         source: Source::Anonymous,
     }
 }
@@ -295,6 +331,7 @@ fn map_image(memory: &AddressSpace, image: &ElfImage, inode: &Arc<dyn Inode>, pa
                 may_write: true,
                 purpose: Purpose::General,
                 on_fork: OnFork::Copy,
+                locked: false,
                 source,
             };
             map_fixed(memory, first, file_pages_end - first, mapping)?;
@@ -312,6 +349,7 @@ fn map_image(memory: &AddressSpace, image: &ElfImage, inode: &Arc<dyn Inode>, pa
                 may_write: true,
                 purpose: Purpose::General,
                 on_fork: OnFork::Copy,
+                locked: false,
                 source: Source::Anonymous,
             };
             map_fixed(memory, zero_from, end - zero_from, mapping)?;
@@ -404,6 +442,10 @@ pub fn replace(thread: &Arc<Thread>, frame: &mut TrapFrame, file: Path, program:
         signals.alt_stack = AltStack::default();
     }
     *thread.addresses.lock() = ThreadAddresses::default();
+    if loaded.secure {
+        // What a program that gains rights must not be run with (PER_CLEAR_ON_SETID).
+        thread.identity.set_personality(0);
+    }
     thread.set_credentials(loaded.credentials);
     thread.set_name(&name);
     // SAFETY: this is the running thread, and nobody else refers to its context.

@@ -11,21 +11,66 @@
 //! Locks: each is taken alone, below the process's and above the heap's.
 
 use alloc::{collections::BTreeMap, sync::Arc};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use abi::{Errno, Result, linux};
 use klib::credentials::Credentials;
 
 use super::{process::Process, scheduler, thread::Thread};
-use crate::sync::{IrqLock, Lazy};
+use crate::{
+    mm::{PAGE_SIZE, frames, stack::STACK_SIZE},
+    sync::{IrqLock, Lazy},
+};
 
 static ROOT: Lazy<Arc<Credentials>> = Lazy::new(|| Arc::new(Credentials::root()));
 /// Tasks by real user id.
 static TASKS: IrqLock<BTreeMap<u32, u64>> = IrqLock::new(BTreeMap::new());
 
+/// Tasks of all users.
+static NR_TASKS: AtomicUsize = AtomicUsize::new(0);
+/// The most tasks there may be (/proc/sys/kernel/threads-max); 0 until it is known.
+static MAX_TASKS: AtomicUsize = AtomicUsize::new(0);
+/// The range that [`MAX_TASKS`] can be set to.
+pub const MAX_TASKS_RANGE: core::ops::RangeInclusive<usize> = 20..=1 << 20;
+/// Tasks that process 1 may start beyond that, so that the console stays usable.
+const RESERVED_TASKS: usize = 64;
+
+/// The most tasks there may be. At first as many as leave their kernel stacks a sixteenth of memory: a process that does
+/// nothing but fork has its page tables and a few pages of its own beside, about eight times its stack.
+pub fn max_tasks() -> usize {
+    match MAX_TASKS.load(Ordering::Relaxed) {
+        0 => {
+            let max = (frames::stats().total * PAGE_SIZE / (16 * STACK_SIZE)).clamp(256, 1 << 15);
+            MAX_TASKS.store(max, Ordering::Relaxed);
+            max
+        }
+        max => max,
+    }
+}
+
+/// Sets [`max_tasks`]; EINVAL beyond [`MAX_TASKS_RANGE`].
+pub fn set_max_tasks(max: usize) -> Result<()> {
+    if !MAX_TASKS_RANGE.contains(&max) {
+        return Err(Errno::EINVAL);
+    }
+    MAX_TASKS.store(max, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Whether there are more tasks than there may be for `process` to have one more, which is counted already.
+pub(super) fn are_too_many(process: &Process) -> bool {
+    let reserve = if process.pid() == 1 { RESERVED_TASKS } else { 0 };
+    NR_TASKS.load(Ordering::Relaxed) > max_tasks() + reserve
+}
+
 /// The credentials of the kernel and of process 1.
 pub fn root() -> Arc<Credentials> {
     ROOT.clone()
+}
+
+/// How many tasks a user has.
+fn tasks_of(uid: u32) -> u64 {
+    TASKS.lock().get(&uid).copied().unwrap_or(0)
 }
 
 /// One task of a user.
@@ -35,17 +80,19 @@ impl TaskCharge {
     /// Counts one more task of user `uid`.
     pub fn new(uid: u32) -> Self {
         *TASKS.lock().entry(uid).or_insert(0) += 1;
+        NR_TASKS.fetch_add(1, Ordering::Relaxed);
         Self(uid)
     }
 
     /// Whether the user has more tasks than `limit`.
     pub fn exceeds(&self, limit: u64) -> bool {
-        TASKS.lock().get(&self.0).is_some_and(|tasks| *tasks > limit)
+        tasks_of(self.0) > limit
     }
 }
 
 impl Drop for TaskCharge {
     fn drop(&mut self) {
+        NR_TASKS.fetch_sub(1, Ordering::Relaxed);
         let mut tasks = TASKS.lock();
         if let Some(count) = tasks.get_mut(&self.0) {
             *count -= 1;
@@ -65,6 +112,8 @@ pub struct Identity {
     /// Changed to a user with more tasks than its limit: the next execve(2) fails unless there are fewer by then.
     over_limit: AtomicBool,
     charge: IrqLock<Option<TaskCharge>>,
+    /// personality(2).
+    personality: AtomicU32,
 }
 
 impl Default for Identity {
@@ -76,11 +125,22 @@ impl Default for Identity {
             reaches_all_files: AtomicBool::new(true),
             over_limit: AtomicBool::new(false),
             charge: IrqLock::new(None),
+            personality: AtomicU32::new(0),
         }
     }
 }
 
 impl Identity {
+    /// Which system's behaviour it asked for (personality(2)).
+    pub fn personality(&self) -> u32 {
+        self.personality.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`personality`](Self::personality).
+    pub fn set_personality(&self, personality: u32) {
+        self.personality.store(personality, Ordering::Relaxed);
+    }
+
     /// What others judge the thread by.
     pub fn own(&self) -> Arc<Credentials> {
         self.own.lock().clone()
@@ -109,7 +169,8 @@ impl Identity {
     }
 
     /// Makes a new thread what the one that made it is.
-    pub(super) fn inherit(&self, credentials: Arc<Credentials>, charge: TaskCharge) {
+    pub(super) fn inherit(&self, parent: &Self, credentials: Arc<Credentials>, charge: TaskCharge) {
+        self.set_personality(parent.personality());
         self.reaches_all_files.store(credentials.reaches_all_files(), Ordering::Relaxed);
         *self.own.lock() = credentials;
         *self.charge.lock() = Some(charge);
@@ -140,9 +201,11 @@ impl Thread {
         self.identity.reaches_all_files.store(new.reaches_all_files(), Ordering::Relaxed);
         *self.identity.own.lock() = new.clone();
         if old.user.real != new.user.real {
-            let charge = TaskCharge::new(new.user.real);
             let (limit, _) = self.process().rlimit(linux::RLIMIT_NPROC);
-            self.identity.over_limit.store(new.user.real != 0 && charge.exceeds(limit), Ordering::Relaxed);
+            // As Linux: what the user has had so far counts here, without this thread.
+            let over = new.user.real != 0 && tasks_of(new.user.real) > limit;
+            self.identity.over_limit.store(over, Ordering::Relaxed);
+            let charge = TaskCharge::new(new.user.real);
             let old = self.identity.charge.lock().replace(charge);
             drop(old);
         }

@@ -186,9 +186,10 @@ pub fn default_limits() -> Limits {
     set(linux::RLIMIT_STACK, super::exec::STACK_LEN, INFINITY);
     set(linux::RLIMIT_CORE, 0, INFINITY);
     set(linux::RLIMIT_NOFILE, 1024, 1 << 20);
-    set(linux::RLIMIT_NPROC, 32768, 32768);
+    let tasks = super::identity::max_tasks() as u64 / 2;
+    set(linux::RLIMIT_NPROC, tasks, tasks);
     set(linux::RLIMIT_MEMLOCK, 8 << 20, 8 << 20);
-    set(linux::RLIMIT_SIGPENDING, 32768, 32768);
+    set(linux::RLIMIT_SIGPENDING, tasks, tasks);
     set(linux::RLIMIT_MSGQUEUE, 819_200, 819_200);
     set(linux::RLIMIT_NICE, 0, 0);
     set(linux::RLIMIT_RTPRIO, 0, 0);
@@ -330,6 +331,11 @@ impl Process {
     pub fn rlimit(&self, resource: u32) -> (u64, u64) {
         self.state.lock().limits.get(resource as usize).copied().unwrap_or((u64::MAX, u64::MAX))
     }
+    /// The soft limits of several resources.
+    pub fn rlimits<const N: usize>(&self, resources: [u32; N]) -> [u64; N] {
+        let state = self.state.lock();
+        resources.map(|resource| state.limits.get(resource as usize).map_or(u64::MAX, |(soft, _)| *soft))
+    }
     /// Sets a resource limit. EINVAL for an unknown one.
     pub fn set_rlimit(&self, resource: u32, soft: u64, hard: u64) -> Result<()> {
         let files = {
@@ -425,6 +431,21 @@ impl Process {
         let missed = now.saturating_sub(deadline).checked_div(interval).unwrap_or(0);
         let next = deadline.saturating_add(interval.saturating_mul(missed + 1)).max(now + SHORTEST_NS);
         self.set_alarm((interval > 0).then_some((next, interval)), start);
+    }
+
+    /// Gives the process working directory, root and umask, or descriptors, of its own (unshare(2)).
+    pub fn unshare(&self, fs: bool, files: bool) {
+        let (old_fs, old_files) = (self.fs(), self.files());
+        let own_fs = fs.then(|| Arc::new(IrqLock::new(old_fs.lock().clone())));
+        // A table that nobody shares keeps its locks. The process and this function hold it.
+        let own_files = (files && Arc::strong_count(&old_files) > 2).then(|| Arc::new(old_files.fork_copy()));
+        let mut state = self.state.lock();
+        if let Some(own) = own_fs {
+            state.fs = own;
+        }
+        if let Some(own) = own_files {
+            state.files = own;
+        }
     }
 
     pub(super) fn set_job(&self, group: i32, session: Option<i32>) {

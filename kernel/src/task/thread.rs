@@ -3,12 +3,12 @@
 use alloc::{string::String, sync::Arc};
 use core::{
     cell::UnsafeCell,
-    sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicI8, AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering},
 };
 
 use abi::{Errno, Result};
 use hal::{Arch as _, UserAddr, VirtAddr};
-use klib::cpu_set::CpuSet;
+use klib::{cpu_set::CpuSet, run_queue};
 
 use super::{
     identity::Identity,
@@ -83,6 +83,7 @@ pub struct Thread {
     affinity: AtomicU64,
     name: IrqLock<[u8; 16]>,
     cpu_time_ns: AtomicU64,
+    nice: AtomicI8,
     /// The scheduler's virtual run time.
     run_time_ns: AtomicU64,
     started_ns: u64,
@@ -181,6 +182,7 @@ impl Thread {
             affinity: AtomicU64::new(CpuSet::ALL.bits()),
             name: IrqLock::new([0; 16]),
             cpu_time_ns: AtomicU64::new(0),
+            nice: AtomicI8::new(0),
             run_time_ns: AtomicU64::new(0),
             started_ns: crate::time::monotonic_ns(),
             attention: AtomicBool::new(false),
@@ -244,6 +246,16 @@ impl Thread {
         self.cpu_time_ns.load(Ordering::Relaxed)
     }
 
+    /// How far it stands back for others: -20 to 19 (sched(7), "The nice value").
+    pub fn nice(&self) -> i32 {
+        i32::from(self.nice.load(Ordering::Relaxed))
+    }
+
+    /// Sets [`nice`](Self::nice); what is beyond the range becomes its end.
+    pub fn set_nice(&self, nice: i32) {
+        self.nice.store(nice.clamp(-20, 19) as i8, Ordering::Relaxed);
+    }
+
     /// When it started, in nanoseconds of monotonic time.
     pub fn started_ns(&self) -> u64 {
         self.started_ns
@@ -251,7 +263,7 @@ impl Thread {
 
     pub(super) fn add_cpu_time(&self, ns: u64) {
         self.cpu_time_ns.fetch_add(ns, Ordering::Relaxed);
-        self.run_time_ns.fetch_add(ns, Ordering::Relaxed);
+        self.run_time_ns.fetch_add(run_queue::weighted(ns, self.nice.load(Ordering::Relaxed)), Ordering::Relaxed);
     }
 
     pub(super) fn run_time_ns(&self) -> u64 {

@@ -67,6 +67,7 @@ pub fn mappings() -> Result<[(u64, Mapping); 2]> {
         purpose,
         on_fork: OnFork::Copy,
         source: Source::Object { object: pages.clone(), offset, path: None, _grant: None },
+        locked: false,
     };
     Ok([
         (DATA_ADDRESS, mapping(0, false, Purpose::ClockData)),

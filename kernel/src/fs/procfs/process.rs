@@ -298,7 +298,8 @@ fn stat(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
     text.push_str(" 0 0 0 0 0");
     let _ = write!(text, " {} 0 {} 0", cpu_ns / TICK_NS, process.children_cpu_time_ns() / TICK_NS);
     // priority nice num_threads itrealvalue starttime
-    let _ = write!(text, " 20 0 {} 0 {}", process.threads().len(), start_ns / TICK_NS);
+    let nice = shown.as_ref().map_or(0, |thread| thread.nice());
+    let _ = write!(text, " {} {nice} {} 0 {}", 20 + nice, process.threads().len(), start_ns / TICK_NS);
     let _ = write!(text, " {} {resident} {}", size * PAGE_SIZE as u64, process.rlimit(linux::RLIMIT_RSS).0);
     // startcode endcode startstack kstkesp kstkeip
     text.push_str(" 0 0 0 0 0");
@@ -361,7 +362,7 @@ fn status(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
         for (name, value) in [
             ("VmPeak", size),
             ("VmSize", size),
-            ("VmLck", 0),
+            ("VmLck", memory.locked_bytes() / 1024),
             ("VmPin", 0),
             ("VmHWM", resident),
             ("VmRSS", resident),

@@ -15,17 +15,22 @@ use crate::{
         fd_table, locks,
         mount::Mount,
         notify::inotify,
+        open_file,
         path::Path,
         permission,
         tty::devpts,
         virtual_files::{VirtualDirectory, VirtualFs, VirtualLink},
     },
-    irq,
+    irq, log_buffer,
     mm::{PAGE_SIZE, frames},
     panic, power, rng, smp,
     sync::Once,
-    syscall::misc::{self, MachineName},
+    syscall::{
+        kernel_log,
+        misc::{self, MachineName},
+    },
     task::{
+        identity,
         process::{self, PID_MAX},
         scheduler::{self, CpuTimes},
         thread::RunState,
@@ -84,6 +89,12 @@ fn add_line(directory: &VirtualDirectory, name: &str, line: impl core::fmt::Disp
     directory.add_text(name, move || text.clone());
 }
 
+/// The decimal number that was written; EINVAL for anything else.
+fn parse_number<T: core::str::FromStr>(bytes: &[u8]) -> Result<T> {
+    let text = core::str::from_utf8(bytes.trim_ascii()).map_err(|_| Errno::EINVAL)?;
+    text.parse().map_err(|_| Errno::EINVAL)
+}
+
 /// A number that can be set, within a range.
 fn add_number(
     directory: &VirtualDirectory,
@@ -92,8 +103,7 @@ fn add_number(
     range: core::ops::RangeInclusive<u64>,
 ) {
     let take = move |bytes: &[u8]| {
-        let text = core::str::from_utf8(bytes.trim_ascii()).map_err(|_| Errno::EINVAL)?;
-        let number: u64 = text.parse().map_err(|_| Errno::EINVAL)?;
+        let number = parse_number(bytes)?;
         if !range.contains(&number) {
             return Err(Errno::EINVAL);
         }
@@ -137,12 +147,22 @@ fn add_settings(root: &Arc<VirtualDirectory>) {
     add_name(&kernel, "hostname", &misc::HOST_NAME);
     add_name(&kernel, "domainname", &misc::DOMAIN_NAME);
     add_line(&kernel, "pid_max", PID_MAX);
-    add_line(&kernel, "threads-max", 32768);
+    kernel.add_control(
+        "threads-max",
+        || format!("{}\n", identity::max_tasks()).into_bytes(),
+        |bytes| identity::set_max_tasks(parse_number(bytes)?),
+    );
     add_line(&kernel, "cap_last_cap", 40);
     add_line(&kernel, "overflowuid", 65534);
     add_line(&kernel, "overflowgid", 65534);
     add_line(&kernel, "ngroups_max", 65536);
     add_line(&kernel, "randomize_va_space", 2);
+    add_number(&kernel, "dmesg_restrict", &kernel_log::RESTRICTED, 0..=1);
+    kernel.add_text("printk", || {
+        let (now, default) = (log_buffer::console_level(), log_buffer::DEFAULT_CONSOLE_LEVEL);
+        // The level now, that of messages without one, the least and the default.
+        format!("{now}\t4\t1\t{default}\n").into_bytes()
+    });
     add_line(&kernel, "core_pattern", "core");
     let random = kernel.add_directory("random");
     random.add_text("boot_id", || boot_id().unwrap_or_default());
@@ -159,7 +179,8 @@ fn add_settings(root: &Arc<VirtualDirectory>) {
     add_line(&vm, "mmap_min_addr", crate::mm::address_space::LOWEST_ADDRESS);
     let fs = root.add_directory("fs");
     add_line(&fs, "pipe-max-size", 1 << 20);
-    add_line(&fs, "file-max", i64::MAX);
+    fs.add_text("file-max", || format!("{}\n", open_file::max_open()).into_bytes());
+    fs.add_text("file-nr", || format!("{}\t0\t{}\n", open_file::nr_open(), open_file::max_open()).into_bytes());
     add_line(&fs, "nr_open", fd_table::MAX_LIMIT);
     add_number(&fs, "protected_hardlinks", &permission::PROTECTED_HARDLINKS, 0..=1);
     add_number(&fs, "protected_symlinks", &permission::PROTECTED_SYMLINKS, 0..=1);
