@@ -5,15 +5,20 @@
 //! slice: an idle machine gets no ticks.
 
 use alloc::{collections::BTreeMap, sync::Arc};
-use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering};
 
 use hal::{Arch as _, MAX_CPUS, Timer};
 
 use crate::{
     arch::Arch,
-    fs::{FileTime, timerfd},
-    sync::{IrqLock, Once},
-    task::{scheduler, thread::Thread, vdso, wait::Wake as _},
+    fs::FileTime,
+    sync::{IrqLock, Lazy, Once},
+    task::{
+        scheduler,
+        thread::Thread,
+        vdso,
+        wait::{WaitQueue, Wake as _},
+    },
 };
 
 /// Nanoseconds in a second.
@@ -30,6 +35,10 @@ struct Clock {
 static CLOCK: Once<Clock> = Once::new();
 /// Wall-clock time minus monotonic time, in nanoseconds.
 static REALTIME_OFFSET: AtomicI64 = AtomicI64::new(0);
+/// Seconds that international atomic time is ahead of the wall clock.
+static TAI_OFFSET_S: AtomicI32 = AtomicI32::new(0);
+/// Woken when the wall clock was set.
+static WALL_CLOCK_SET: Lazy<Arc<WaitQueue>> = Lazy::new(|| Arc::new(WaitQueue::new()));
 /// Serialises setting the wall clock, so that programs and kernel come to agree on it.
 static SETTING: IrqLock<()> = IrqLock::new(());
 /// The timers of each CPU.
@@ -127,7 +136,32 @@ pub fn set_realtime_ns(realtime_ns: u64) {
         REALTIME_OFFSET.store(realtime_ns.wrapping_sub(monotonic_ns()) as i64, Ordering::Relaxed);
         publish();
     }
-    timerfd::realtime_was_set();
+    WALL_CLOCK_SET.wake_all();
+}
+
+/// Woken when the wall clock was set: whoever waits for a wall-clock time computes its deadline anew.
+pub fn wall_clock_queue() -> &'static Arc<WaitQueue> {
+    &WALL_CLOCK_SET
+}
+
+/// Wall-clock time minus monotonic time, in nanoseconds: changes when the clock is set.
+pub fn realtime_offset_ns() -> i64 {
+    REALTIME_OFFSET.load(Ordering::Relaxed)
+}
+
+/// Time since the kernel started as the counter has it (CLOCK_MONOTONIC_RAW), in nanoseconds.
+pub fn raw_ns() -> u64 {
+    monotonic_ns()
+}
+
+/// International atomic time minus wall-clock time, in nanoseconds.
+pub fn tai_offset_ns() -> i64 {
+    i64::from(TAI_OFFSET_S.load(Ordering::Relaxed)) * SECOND as i64
+}
+
+/// International atomic time (CLOCK_TAI), in nanoseconds.
+pub fn tai_ns() -> u64 {
+    realtime_ns().saturating_add_signed(tai_offset_ns())
 }
 
 /// A wall-clock time as monotonic time.

@@ -123,6 +123,14 @@ pub struct SignalSetup {
     pub wants_info: bool,
 }
 
+/// What a program's signal frame holds besides the registers.
+pub struct SignalRestore {
+    /// The blocked set.
+    pub mask: u64,
+    /// The alternate stack: address, flags, size.
+    pub alt_stack: (u64, u32, u64),
+}
+
 /// The vDSO (vdso(7)): clock reads and the return from signal handlers. It expects the page with [`ClockData`] right
 /// below it.
 pub struct Vdso {
@@ -265,9 +273,13 @@ pub trait Arch: 'static {
     ) -> usize;
     /// How many bytes [`Arch::restore_signal_frame`] reads.
     const SIGNAL_FRAME_READ: usize;
-    /// Takes the registers back from a frame that a program may have changed; returns the blocked set. `None` when
-    /// the frame is malformed.
-    fn restore_signal_frame(bytes: &[u8], frame: &mut Self::TrapFrame, context: &mut Self::Context) -> Option<u64>;
+    /// Takes the registers back from a frame that a program may have changed; returns the rest. `None` when the frame
+    /// is malformed.
+    fn restore_signal_frame(
+        bytes: &[u8],
+        frame: &mut Self::TrapFrame,
+        context: &mut Self::Context,
+    ) -> Option<SignalRestore>;
 
     /// The shared object mapped into every program.
     fn vdso() -> Vdso;

@@ -23,8 +23,8 @@ mod uart;
 
 pub use address::{PAGE_SHIFT, PAGE_SIZE, PhysAddr, PhysRange, UserAddr, VirtAddr};
 pub use arch::{
-    Arch, ClockData, CpuStart, CpuStartError, FaultAccess, MAX_CPUS, PowerAction, SignalSetup, TrapFrame, TrapHandler,
-    UserException, UserFault, Vdso,
+    Arch, ClockData, CpuStart, CpuStartError, FaultAccess, MAX_CPUS, PowerAction, SignalRestore, SignalSetup,
+    TrapFrame, TrapHandler, UserException, UserFault, Vdso,
 };
 pub use config_store::ConfigStore;
 pub use device::{DeviceNode, Driver, IrqSpecifier, ProbeError};

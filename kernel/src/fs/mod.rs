@@ -21,10 +21,12 @@ pub mod notify;
 pub mod open_file;
 pub mod path;
 pub mod permission;
+pub mod pidfd;
 pub mod pipe;
 pub mod poll;
 pub mod procfs;
 pub mod regular;
+pub mod signalfd;
 pub mod socket;
 pub mod sysfs;
 pub mod timerfd;
@@ -443,6 +445,11 @@ pub trait FileOps: Send + Sync {
     /// What a link in /proc/PID/fd shows for a file without a path, such as `pipe:[7]`.
     fn description(&self) -> String {
         String::from("anon_inode:[unknown]")
+    }
+
+    /// What its file in /proc/PID/fdinfo shows beside position and flags.
+    fn information(&self) -> String {
+        String::new()
     }
 
     /// Pages to map, where they are not the inode's.

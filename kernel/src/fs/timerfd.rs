@@ -2,12 +2,11 @@
 //!
 //! A [`TimerFd`] keeps when it expires next and its interval; how often it has expired is computed when somebody
 //! reads, so that a fast interval costs one kernel timer between reads. Timers of the wall clock remember the wall
-//! time and are set anew when the clock is ([`realtime_was_set`]).
+//! time and are set anew when the clock is ([`WallClockFollower`]).
 
 use alloc::{
     string::String,
     sync::{Arc, Weak},
-    vec::Vec,
 };
 
 use abi::{Errno, Result, linux};
@@ -15,7 +14,7 @@ use abi::{Errno, Result, linux};
 use super::{FileOps, Metadata, OpenFile, OpenFlags, PollEvents, PollTable, ReadBuffer, anonymous_metadata};
 use crate::{
     sync::IrqLock,
-    task::wait::{WaitQueue, wait_until},
+    task::wait::{Registration, WaitQueue, Wake, wait_until},
     time::{self, TimerAction, TimerCallback, TimerHandle},
 };
 
@@ -53,6 +52,8 @@ pub struct TimerFd {
     clock: TimerClock,
     state: IrqLock<State>,
     expired: Arc<WaitQueue>,
+    /// A timer of the wall clock hears when that is set.
+    follows_wall_clock: IrqLock<Option<Registration>>,
     this: Weak<Self>,
 }
 
@@ -64,6 +65,9 @@ struct State {
     follows_realtime: bool,
     interval_ns: u64,
     timer: Option<TimerHandle>,
+    /// TFD_TIMER_CANCEL_ON_SET: setting the wall clock ends a read with ECANCELED, once.
+    cancel_on_set: bool,
+    cancelled: bool,
 }
 
 impl State {
@@ -96,13 +100,16 @@ impl State {
     }
 }
 
-/// Timers of the wall clock, to be set anew when it is set.
-static REALTIME_TIMERS: IrqLock<Vec<Weak<TimerFd>>> = IrqLock::new(Vec::new());
+/// Tells a timer that the wall clock was set.
+struct WallClockFollower(Weak<TimerFd>);
 
-/// To be called after the wall clock was set: timers at wall-clock times follow it.
-pub fn realtime_was_set() {
-    let timers: Vec<Arc<TimerFd>> = REALTIME_TIMERS.lock().iter().filter_map(Weak::upgrade).collect();
-    for timer in timers {
+impl Wake for WallClockFollower {
+    fn wake(&self) {
+        let Some(timer) = self.0.upgrade() else { return };
+        {
+            let mut state = timer.state.lock();
+            state.cancelled |= state.cancel_on_set;
+        }
         timer.arm();
         timer.expired.wake_all();
     }
@@ -115,22 +122,25 @@ impl TimerFd {
             clock,
             state: IrqLock::new(State::default()),
             expired: Arc::new(WaitQueue::new()),
+            follows_wall_clock: IrqLock::new(None),
             this: this.clone(),
         });
         if clock == TimerClock::Realtime {
-            let mut timers = REALTIME_TIMERS.lock();
-            timers.retain(|timer| timer.strong_count() > 0);
-            timers.push(Arc::downgrade(&timer));
+            let follower = Arc::new(WallClockFollower(Arc::downgrade(&timer)));
+            *timer.follows_wall_clock.lock() = Some(Registration::new(time::wall_clock_queue(), follower));
         }
         OpenFile::anonymous(timer, OpenFlags::from_bits(linux::O_RDWR | flags & linux::TFD_NONBLOCK))
     }
 
-    /// timerfd_settime(2). Answers the setting before.
-    pub fn set(&self, setting: TimerSetting, absolute: bool) -> TimerSetting {
+    /// timerfd_settime(2) with its `flags`. Answers the setting before.
+    pub fn set(&self, setting: TimerSetting, flags: u32) -> TimerSetting {
+        let absolute = flags & linux::TFD_TIMER_ABSTIME != 0;
         let old = {
             let mut state = self.state.lock();
             let old = Self::setting(&mut state);
             state.follows_realtime = absolute && self.clock == TimerClock::Realtime;
+            state.cancel_on_set = state.follows_realtime && flags & linux::TFD_TIMER_CANCEL_ON_SET != 0;
+            state.cancelled = false;
             state.interval_ns = setting.interval_ns;
             state.next_ns = match setting.value_ns {
                 0 => None,
@@ -174,11 +184,17 @@ impl TimerFd {
         drop(old);
     }
 
-    /// Takes the expirations and sets the timer for the next one.
-    fn take(&self) -> Option<u64> {
-        let count = self.state.lock().take()?;
+    /// Takes the expirations and sets the timer for the next one. ECANCELED.
+    fn take(&self) -> Option<Result<u64>> {
+        let count = {
+            let mut state = self.state.lock();
+            if core::mem::take(&mut state.cancelled) {
+                return Some(Err(Errno::ECANCELED));
+            }
+            state.take()?
+        };
         self.arm();
-        Some(count)
+        Some(Ok(count))
     }
 }
 
@@ -194,22 +210,24 @@ impl FileOps for TimerFd {
             return Err(Errno::EINVAL);
         }
         let count = match self.take() {
-            Some(count) => count,
+            Some(count) => count?,
             None if file.is_nonblocking() => return Err(Errno::EAGAIN),
-            None => wait_until(&[&self.expired], None, || self.take())?,
+            None => wait_until(&[&self.expired], None, || self.take())??,
         };
         buffer.put(&count.to_ne_bytes())
     }
 
     fn poll(&self, table: &mut PollTable<'_>) -> PollEvents {
         table.add(&self.expired);
-        PollEvents::IN.when(self.state.lock().has_expired())
+        let state = self.state.lock();
+        PollEvents::IN.when(state.cancelled || state.has_expired())
     }
 
     fn released(&self, _file: &OpenFile) {
         // The running timer refers to this object.
         let timer = self.state.lock().timer.take();
-        drop(timer);
+        let registration = self.follows_wall_clock.lock().take();
+        drop((timer, registration));
     }
 
     fn metadata(&self) -> Option<Metadata> {

@@ -44,6 +44,8 @@ pub(super) struct Inner {
     pub(super) table: PageTable<PageFormat>,
     /// Pages present.
     pub(super) resident: u64,
+    /// The most there ever were, as of the last time some went.
+    peak: u64,
     brk: Range<u64>,
     /// mmap places new mappings below this.
     top: u64,
@@ -109,8 +111,15 @@ impl AddressSpace {
     pub fn new() -> Result<Arc<Self>> {
         let table = PageTable::new(&mut Tables).ok_or(Errno::ENOMEM)?;
         let root = PhysAddr::new(table.root());
-        let inner =
-            Inner { map: RangeMap::new(), table, resident: 0, brk: 0..0, top: Arch::USER_END, lock_future: false };
+        let inner = Inner {
+            map: RangeMap::new(),
+            table,
+            resident: 0,
+            peak: 0,
+            brk: 0..0,
+            top: Arch::USER_END,
+            lock_future: false,
+        };
         Ok(Arc::new_cyclic(|this| Self {
             inner: PlainLock::new(inner),
             root,
@@ -268,6 +277,7 @@ impl AddressSpace {
             frames.push(frame);
         });
         debug_assert!(result.is_ok(), "user pages are 4 KiB");
+        inner.peak = inner.peak.max(inner.resident);
         inner.resident -= taken;
         if !frames.is_empty() {
             self.flush_range(&range);
@@ -551,6 +561,7 @@ impl AddressSpace {
                     let moved = offset < new_len
                         && inner.table.map_page(&mut Tables, address + offset, leaf.pa, leaf.flags).is_ok();
                     if !moved {
+                        inner.peak = inner.peak.max(inner.resident);
                         inner.resident -= 1;
                         // SAFETY: the reference the removed entry held.
                         frames.frames.push(unsafe { FrameRef::from_raw(PhysAddr::new(leaf.pa)) });
@@ -726,6 +737,12 @@ impl AddressSpace {
     /// Pages present.
     pub fn resident_pages(&self) -> u64 {
         self.inner.lock().resident
+    }
+
+    /// The most pages that were present at once.
+    pub fn peak_pages(&self) -> u64 {
+        let inner = self.inner.lock();
+        inner.peak.max(inner.resident)
     }
 
     /// Pages mapped, present or not.

@@ -1,9 +1,9 @@
-//! What belongs nowhere else: uname, sysinfo, getrandom, prctl, reboot.
+//! What belongs nowhere else: uname, sysinfo, getrandom, reboot.
 
-use abi::{Errno, Result, linux, prctl, system};
+use abi::{Errno, Result, linux, system};
 use hal::{Arch as _, PAGE_SIZE, PowerAction};
 
-use super::{Call, credentials};
+use super::Call;
 use crate::{
     arch::Arch,
     mm::{frames, user},
@@ -139,49 +139,6 @@ pub fn sys_getrandom(call: &mut Call<'_>) -> Result<u64> {
         }
     }
     Ok(done as u64)
-}
-
-/// [prctl(2)](https://man7.org/linux/man-pages/man2/prctl.2.html).
-pub fn sys_prctl(call: &mut Call<'_>) -> Result<u64> {
-    match call.uint(0) {
-        prctl::PR_SET_NAME => {
-            let mut name = [0; 16];
-            let got = user::copy_in_partial(call.address(1), &mut name[..15]);
-            let len = name[..got].iter().position(|byte| *byte == 0).unwrap_or(got);
-            if got == 0 {
-                return Err(Errno::EFAULT);
-            }
-            call.thread.set_name(&name[..len]);
-            Ok(0)
-        }
-        prctl::PR_GET_NAME => {
-            let mut name = [0u8; 16];
-            let text = call.thread.name();
-            name[..text.len().min(15)].copy_from_slice(&text.as_bytes()[..text.len().min(15)]);
-            user::copy_out(call.address(1), &name)?;
-            Ok(0)
-        }
-        prctl::PR_GET_SECCOMP => Ok(0),
-        prctl::PR_GET_TIMERSLACK => Ok(50_000),
-        prctl::PR_SET_TIMERSLACK => Ok(0),
-        _ => credentials::credentials_prctl(call),
-    }
-}
-
-/// [personality(2)](https://man7.org/linux/man-pages/man2/personality.2.html).
-/// Lacks: flags that change something, but for ADDR_NO_RANDOMIZE; 32-bit programs (PER_LINUX32).
-pub fn sys_personality(call: &mut Call<'_>) -> Result<u64> {
-    /// The bits that name a system, and the one that has 32-bit programs, which do not run here.
-    const SYSTEM: u32 = 0xff;
-    const PER_LINUX32: u32 = 0x08;
-    const ASK: u32 = u32::MAX;
-    let old = call.thread.identity.personality();
-    match call.uint(0) {
-        ASK => {}
-        wanted if wanted & SYSTEM == PER_LINUX32 => return Err(Errno::EINVAL),
-        wanted => call.thread.identity.set_personality(wanted),
-    }
-    Ok(u64::from(old))
 }
 
 /// [reboot(2)](https://man7.org/linux/man-pages/man2/reboot.2.html).

@@ -15,7 +15,9 @@ pub mod memory_lock;
 pub mod misc;
 pub mod mount;
 pub mod path_ops;
+pub mod pidfd;
 pub mod poll;
+pub mod prctl;
 pub mod process;
 pub mod process_memory;
 pub mod signal;
@@ -24,6 +26,8 @@ pub mod splice;
 pub mod table;
 pub mod thread;
 pub mod time;
+pub mod timer;
+pub mod wait;
 pub mod watch;
 pub mod xattr;
 

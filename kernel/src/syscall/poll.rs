@@ -5,24 +5,28 @@ use alloc::{sync::Arc, vec::Vec};
 use abi::{Errno, Result, linux, zeroed};
 use hal::UserAddr;
 
-use super::Call;
+use super::{
+    Call,
+    time::{nanoseconds, timespec},
+};
 use crate::{
     fs::{
         OpenFile, PollEvents, PollTable,
         epoll::{self, Epoll, Interest},
         eventfd::EventFd,
         pipe,
+        signalfd::SignalFd,
         timerfd::{TimerClock, TimerFd, TimerSetting},
     },
     mm::user,
     task::{
         scheduler,
+        signal::SignalSet,
         wait::{Registration, WaitError, block_until},
     },
     time,
 };
 
-const SECOND_NS: u64 = 1_000_000_000;
 const MILLISECOND_NS: u64 = 1_000_000;
 /// The deadline of a call that must not wait.
 const NOW: Option<u64> = Some(0);
@@ -60,20 +64,6 @@ fn wait_for_any(watched: &mut [Watched], deadline_ns: Option<u64>) -> Result<usi
         Err(WaitError::TimedOut) => Ok(0),
         Err(WaitError::Interrupted) => Err(Errno::EINTR),
     }
-}
-
-/// A duration of a program, in nanoseconds; EINVAL for a negative or denormal one.
-fn nanoseconds(time: &linux::__kernel_timespec) -> Result<u64> {
-    let seconds = u64::try_from(time.tv_sec).map_err(|_| Errno::EINVAL)?;
-    let rest = u64::try_from(time.tv_nsec).ok().filter(|rest| *rest < SECOND_NS).ok_or(Errno::EINVAL)?;
-    Ok(seconds.saturating_mul(SECOND_NS).saturating_add(rest))
-}
-
-fn timespec(nanoseconds: u64) -> linux::__kernel_timespec {
-    let mut time: linux::__kernel_timespec = zeroed();
-    time.tv_sec = (nanoseconds / SECOND_NS) as i64;
-    time.tv_nsec = (nanoseconds % SECOND_NS) as i64;
-    time
 }
 
 /// When a wait of this length ends; [`NOW`] for none.
@@ -323,20 +313,38 @@ pub fn sys_eventfd2(call: &mut Call<'_>) -> Result<u64> {
     install(call, EventFd::open(initial, flags), flags & linux::EFD_CLOEXEC != 0)
 }
 
+/// [signalfd4(2)](https://man7.org/linux/man-pages/man2/signalfd.2.html).
+pub fn sys_signalfd4(call: &mut Call<'_>) -> Result<u64> {
+    if call.size(2) != size_of::<u64>() {
+        return Err(Errno::EINVAL);
+    }
+    let set = SignalSet::from_bits(user::copy_in(call.address(1))?);
+    let flags = call.uint(3);
+    if flags & !(linux::O_CLOEXEC | linux::O_NONBLOCK) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if call.int(0) == -1 {
+        return install(call, SignalFd::open(set, flags), flags & linux::O_CLOEXEC != 0);
+    }
+    let file = call.file(0)?;
+    file.downcast::<SignalFd>().ok_or(Errno::EINVAL)?.set(set);
+    Ok(call.int(0) as u64)
+}
+
 /// [timerfd_create(2)](https://man7.org/linux/man-pages/man2/timerfd_create.2.html).
 pub fn sys_timerfd_create(call: &mut Call<'_>) -> Result<u64> {
     let (clock, flags) = (TimerClock::from_number(call.uint(0))?, call.uint(1));
     if flags & !(linux::TFD_CLOEXEC | linux::TFD_NONBLOCK) != 0 {
         return Err(Errno::EINVAL);
     }
+    if matches!(call.uint(0), linux::CLOCK_REALTIME_ALARM | linux::CLOCK_BOOTTIME_ALARM) {
+        call.thread.require(linux::CAP_WAKE_ALARM)?;
+    }
     install(call, TimerFd::open(clock, flags), flags & linux::TFD_CLOEXEC != 0)
 }
 
 fn timer_specification(setting: TimerSetting) -> linux::__kernel_itimerspec {
-    let mut specification: linux::__kernel_itimerspec = zeroed();
-    specification.it_interval = timespec(setting.interval_ns);
-    specification.it_value = timespec(setting.value_ns);
-    specification
+    linux::__kernel_itimerspec { it_interval: timespec(setting.interval_ns), it_value: timespec(setting.value_ns) }
 }
 
 /// [timerfd_settime(2)](https://man7.org/linux/man-pages/man2/timerfd_create.2.html).
@@ -350,7 +358,7 @@ pub fn sys_timerfd_settime(call: &mut Call<'_>) -> Result<u64> {
         TimerSetting { value_ns: nanoseconds(&asked.it_value)?, interval_ns: nanoseconds(&asked.it_interval)? };
     let file = call.file(0)?;
     let timer = file.downcast::<TimerFd>().ok_or(Errno::EINVAL)?;
-    let old = timer.set(setting, flags & linux::TFD_TIMER_ABSTIME != 0);
+    let old = timer.set(setting, flags);
     if let Some(address) = call.optional_address(3) {
         user::copy_out(address, &timer_specification(old))?;
     }

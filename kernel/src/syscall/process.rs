@@ -1,4 +1,4 @@
-//! Processes: numbers, groups, exec, exit, wait, limits.
+//! Processes: numbers, groups, exec, exit, limits.
 
 use alloc::vec::Vec;
 
@@ -11,11 +11,9 @@ use crate::{
     mm::{PAGE_SIZE, frames, user},
     task::{
         exec::{self, Program},
-        exit::{self, WaitFor, WaitOptions, WaitOutcome},
-        identity,
+        exit, identity,
         process::{self, ExitStatus},
     },
-    time::SECOND,
 };
 
 /// [getpid(2)](https://man7.org/linux/man-pages/man2/getpid.2.html).
@@ -150,119 +148,6 @@ fn copy_strings(array: UserAddr) -> Result<Vec<Vec<u8>>> {
     }
 }
 
-/// [wait4(2)](https://man7.org/linux/man-pages/man2/wait4.2.html).
-pub fn sys_wait4(call: &mut Call<'_>) -> Result<u64> {
-    let options = call.uint(2);
-    const KNOWN: u32 =
-        linux::WNOHANG | linux::WUNTRACED | linux::WCONTINUED | linux::__WALL | linux::__WCLONE | linux::__WNOTHREAD;
-    if options & !KNOWN != 0 {
-        return Err(Errno::EINVAL);
-    }
-    let which = match call.int(0) {
-        -1 => WaitFor::Any,
-        0 => WaitFor::Group(call.process().group()),
-        i32::MIN => return Err(Errno::ESRCH),
-        group if group < 0 => WaitFor::Group(-group),
-        pid => WaitFor::Pid(pid),
-    };
-    let wanted = WaitOptions {
-        exited: true,
-        stopped: options & linux::WUNTRACED != 0,
-        continued: options & linux::WCONTINUED != 0,
-        no_hang: options & linux::WNOHANG != 0,
-        keep: false,
-    };
-    let Some(outcome) = exit::wait_for_child(call.process(), which, wanted)? else { return Ok(0) };
-    if let Some(address) = call.optional_address(1) {
-        user::copy_out(address, &outcome.word)?;
-    }
-    if let Some(address) = call.optional_address(3) {
-        user::copy_out(address, &usage(outcome.cpu_time_ns, 0))?;
-    }
-    Ok(outcome.pid as u64)
-}
-
-/// [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html).
-pub fn sys_waitid(call: &mut Call<'_>) -> Result<u64> {
-    let options = call.uint(3);
-    const EVENTS: u32 = linux::WEXITED | linux::WSTOPPED | linux::WCONTINUED;
-    const KNOWN: u32 = EVENTS | linux::WNOHANG | linux::WNOWAIT | linux::__WALL | linux::__WCLONE | linux::__WNOTHREAD;
-    if options & !KNOWN != 0 || options & EVENTS == 0 {
-        return Err(Errno::EINVAL);
-    }
-    let which = match call.uint(0) {
-        linux::P_ALL => WaitFor::Any,
-        linux::P_PID if call.int(1) > 0 => WaitFor::Pid(call.int(1)),
-        linux::P_PGID if call.int(1) >= 0 => {
-            WaitFor::Group(if call.int(1) == 0 { call.process().group() } else { call.int(1) })
-        }
-        _ => return Err(Errno::EINVAL),
-    };
-    let wanted = WaitOptions {
-        exited: options & linux::WEXITED != 0,
-        stopped: options & linux::WSTOPPED != 0,
-        continued: options & linux::WCONTINUED != 0,
-        no_hang: options & linux::WNOHANG != 0,
-        keep: options & linux::WNOWAIT != 0,
-    };
-    let outcome = exit::wait_for_child(call.process(), which, wanted)?;
-    if let Some(address) = call.optional_address(2) {
-        user::copy_out_bytes(address, &child_info(outcome.as_ref()))?;
-    }
-    if let (Some(address), Some(outcome)) = (call.optional_address(4), &outcome) {
-        user::copy_out(address, &usage(outcome.cpu_time_ns, 0))?;
-    }
-    Ok(0)
-}
-
-/// The `siginfo_t` of waitid: all zero when there is nothing to report.
-fn child_info(outcome: Option<&WaitOutcome>) -> [u8; 128] {
-    let Some(outcome) = outcome else { return [0; 128] };
-    let (code, status) = match outcome.word {
-        0xffff => (linux::CLD_CONTINUED, linux::SIGCONT as i32),
-        word if word & 0xff == 0x7f => (linux::CLD_STOPPED, word >> 8),
-        word if word & 0x7f == 0 => (linux::CLD_EXITED, word >> 8),
-        word if word & 0x80 != 0 => (linux::CLD_DUMPED, word & 0x7f),
-        word => (linux::CLD_KILLED, word & 0x7f),
-    };
-    *crate::task::signal::SignalInfo::child(code as i32, outcome.pid, outcome.uid, status).bytes()
-}
-
-/// A `struct rusage`: CPU time and the largest resident size so far are known, the rest is 0.
-fn usage(cpu_time_ns: u64, resident_pages: u64) -> linux::rusage {
-    let mut usage: linux::rusage = abi::zeroed();
-    usage.ru_utime.tv_sec = (cpu_time_ns / SECOND) as i64;
-    usage.ru_utime.tv_usec = (cpu_time_ns % SECOND / 1000) as i64;
-    usage.ru_maxrss = (resident_pages * 4) as i64;
-    usage
-}
-
-/// [getrusage(2)](https://man7.org/linux/man-pages/man2/getrusage.2.html).
-pub fn sys_getrusage(call: &mut Call<'_>) -> Result<u64> {
-    const THREAD: i32 = linux::RUSAGE_THREAD as i32;
-    let process = call.process();
-    let resident = process.memory().map_or(0, |memory| memory.resident_pages());
-    let usage = match call.int(0) {
-        0 => usage(process.cpu_time_ns(), resident),
-        -1 => usage(process.children_cpu_time_ns(), 0),
-        THREAD => usage(call.thread.cpu_time_ns(), resident),
-        _ => return Err(Errno::EINVAL),
-    };
-    user::copy_out(call.address(1), &usage)?;
-    Ok(0)
-}
-
-/// [times(2)](https://man7.org/linux/man-pages/man2/times.2.html), in ticks of 10 ms.
-pub fn sys_times(call: &mut Call<'_>) -> Result<u64> {
-    const TICK_NS: u64 = SECOND / 100;
-    let process = call.process();
-    let times = [process.cpu_time_ns() / TICK_NS, 0, process.children_cpu_time_ns() / TICK_NS, 0];
-    if let Some(address) = call.optional_address(0) {
-        user::copy_out(address, &times)?;
-    }
-    Ok(crate::time::monotonic_ns() / TICK_NS)
-}
-
 /// [prlimit64(2)](https://man7.org/linux/man-pages/man2/prlimit.2.html).
 pub fn sys_prlimit64(call: &mut Call<'_>) -> Result<u64> {
     let process = target(call, 0)?;
@@ -301,7 +186,7 @@ pub fn sys_setrlimit(call: &mut Call<'_>) -> Result<u64> {
 }
 
 fn set_and_get_limit(
-    process: &process::Process,
+    process: &alloc::sync::Arc<process::Process>,
     resource: u32,
     new: Option<linux::rlimit64>,
     old: Option<UserAddr>,

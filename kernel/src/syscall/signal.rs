@@ -1,12 +1,16 @@
 //! Signals.
 
+use alloc::{sync::Arc, vec::Vec};
+
 use abi::{Errno, Result, linux};
+use hal::UserAddr;
 
 use super::{Call, time::timeout_in};
 use crate::{
     mm::user,
     task::{
-        process,
+        pending::Sent,
+        process::{self, Process},
         signal::{self, Action, AltStack, NSIG, SIG_DFL, SIG_IGN, SignalInfo, SignalSet},
         wait::{self, WaitError},
     },
@@ -15,6 +19,17 @@ use crate::{
 
 /// Bytes of the kernel's `sigset_t`.
 const SET_SIZE: usize = 8;
+
+/// The flags of sigaction(2). Others, SA_UNSUPPORTED first of all, read back as 0, so that programs can find out.
+const KNOWN_FLAGS: u64 = linux::SA_NOCLDSTOP as u64
+    | linux::SA_NOCLDWAIT as u64
+    | linux::SA_SIGINFO as u64
+    | linux::SA_ONSTACK as u64
+    | linux::SA_RESTART as u64
+    | linux::SA_NODEFER as u64
+    | linux::SA_RESETHAND as u64
+    | linux::SA_EXPOSE_TAGBITS as u64
+    | signal::SA_RESTORER;
 
 fn check_set_size(call: &Call<'_>, index: usize) -> Result<()> {
     if call.size(index) == SET_SIZE { Ok(()) } else { Err(Errno::EINVAL) }
@@ -40,6 +55,7 @@ pub fn sys_rt_sigaction(call: &mut Call<'_>) -> Result<u64> {
         let mut actions = call.process().actions.lock();
         let old = actions.get(signal);
         if let Some([handler, flags, restorer, mask]) = new {
+            let flags = flags & KNOWN_FLAGS;
             actions.set(signal, Action { handler, flags, restorer, mask: SignalSet::from_bits(mask).blockable() });
         }
         old
@@ -137,27 +153,25 @@ pub fn sys_rt_sigreturn(call: &mut Call<'_>) -> Result<u64> {
 /// [sigaltstack(2)](https://man7.org/linux/man-pages/man2/sigaltstack.2.html). `stack_t` is address, flags, size.
 pub fn sys_sigaltstack(call: &mut Call<'_>) -> Result<u64> {
     let sp = hal::TrapFrame::sp(call.frame).get();
-    let old = call.thread.signals.lock().alt_stack;
-    let on_it = old.contains(sp);
-    if let Some(address) = call.optional_address(0) {
-        let [stack, flags, size]: [u64; 3] = user::copy_in(address)?;
-        let flags = flags as u32;
-        if on_it {
-            return Err(Errno::EPERM);
+    let new: Option<[u64; 3]> = call.optional_address(0).map(user::copy_in).transpose()?;
+    let old = {
+        let mut signals = call.thread.signals.lock();
+        let old = signals.alt_stack;
+        if let Some([address, flags, size]) = new {
+            signals.alt_stack.replace(AltStack { address, size, flags: flags as u32 }, sp)?;
         }
-        let new = match flags & !linux::SS_AUTODISARM {
-            linux::SS_DISABLE => AltStack::default(),
-            0 | linux::SS_ONSTACK if size < u64::from(linux::MINSIGSTKSZ) => return Err(Errno::ENOMEM),
-            0 | linux::SS_ONSTACK => AltStack { address: stack, size, flags: flags & linux::SS_AUTODISARM },
-            _ => return Err(Errno::EINVAL),
-        };
-        call.thread.signals.lock().alt_stack = new;
-    }
+        old
+    };
     if let Some(address) = call.optional_address(1) {
-        let flags = if on_it { linux::SS_ONSTACK } else { old.flags };
-        user::copy_out(address, &[old.address, u64::from(flags), old.size])?;
+        user::copy_out(address, &[old.address, u64::from(old.reported_flags(sp)), old.size])?;
     }
     Ok(0)
+}
+
+/// [restart_syscall(2)](https://man7.org/linux/man-pages/man2/restart_syscall.2.html): calls go on after a stop by
+/// themselves, so there is never one to restart.
+pub fn sys_restart_syscall(_call: &mut Call<'_>) -> Result<u64> {
+    Err(Errno::EINTR)
 }
 
 /// [kill(2)](https://man7.org/linux/man-pages/man2/kill.2.html).
@@ -167,26 +181,39 @@ pub fn sys_kill(call: &mut Call<'_>) -> Result<u64> {
         return Err(Errno::EINVAL);
     }
     let own = call.process().pid();
-    let targets: alloc::vec::Vec<_> = match pid {
+    let targets: Vec<_> = match pid {
         i32::MIN => return Err(Errno::ESRCH),
         -1 => process::all().into_iter().filter(|process| process.pid() > 1 && process.pid() != own).collect(),
         pid if pid > 0 => process::find(pid).into_iter().collect(),
         pid => {
             let group = if pid == 0 { call.process().group() } else { -pid };
-            process::all().into_iter().filter(|process| process.group() == group).collect()
+            members(group)
         }
     };
-    let mut result = Err(Errno::ESRCH);
     let info = SignalInfo::user(signal, own, call.thread.identity.own().user.real);
+    match send_to_all(call, targets, signal, info) {
+        // To have found nobody who may be signalled is no error where everybody is meant (kill(2), "BUGS").
+        Err(Errno::EPERM) if pid == -1 => Ok(0),
+        result => result,
+    }
+}
+
+/// The processes of a group.
+pub(super) fn members(group: i32) -> Vec<Arc<Process>> {
+    process::all().into_iter().filter(|process| process.group() == group).collect()
+}
+
+/// Sends a signal to those of `targets` that the caller may signal. ESRCH where there are none, EPERM where it may none.
+pub(super) fn send_to_all(call: &Call<'_>, targets: Vec<Arc<Process>>, signal: u32, info: SignalInfo) -> Result<u64> {
+    let mut result = Err(Errno::ESRCH);
     for target in targets {
         match target.check_signal(call.thread, signal) {
             Ok(()) => {
                 signal::send_to_process(&target, signal, info);
                 result = Ok(0);
             }
-            // To have found nobody who may be signalled is no error where everybody is meant (kill(2), "BUGS").
-            Err(_) if pid == -1 => result = result.or(Ok(0)),
-            Err(error) => result = result.or(Err(error)),
+            Err(error) if result.is_err() => result = Err(error),
+            Err(_) => {}
         }
     }
     result
@@ -212,15 +239,31 @@ fn send_to_tid(call: &Call<'_>, pid: Option<i32>, tid: i32, signal: u32) -> Resu
     }
     thread.process().check_signal(call.thread, signal)?;
     let uid = call.thread.identity.own().user.real;
-    signal::send_to_thread(&thread, signal, SignalInfo::thread(signal, call.process().pid(), uid));
-    Ok(0)
+    let info = SignalInfo::thread(signal, call.process().pid(), uid);
+    send_as_program(|| signal::send_to_thread(&thread, signal, info))
 }
 
-fn queued_info(call: &Call<'_>, index: usize, signal: u32, own: bool) -> Result<SignalInfo> {
-    let mut bytes: [u8; 128] = user::copy_in(call.address(index))?;
-    bytes[0..4].copy_from_slice(&signal.to_ne_bytes());
+/// Sends a signal of a program's. EAGAIN where its receiver's user has as many waiting as it may.
+pub(super) fn send_as_program(send: impl FnOnce() -> Sent) -> Result<u64> {
+    if send() == Sent::Full { Err(Errno::EAGAIN) } else { Ok(0) }
+}
+
+/// A `siginfo_t` that a program made. E2BIG where it has something beyond what its code says there is.
+pub(super) fn read_info(address: UserAddr) -> Result<SignalInfo> {
+    /// Bytes of what the kernel knows of it.
+    const KNOWN: usize = 48;
+    let bytes: [u8; 128] = user::copy_in(address)?;
     let info = SignalInfo::from_bytes(bytes);
-    // Nobody may claim to be the kernel or kill(2) towards others.
+    let known_code = matches!(info.code(), linux::SI_DETHREAD..=6) || info.code() == linux::SI_KERNEL as i32;
+    if !known_code && bytes[KNOWN..].iter().any(|byte| *byte != 0) {
+        return Err(Errno::E2BIG);
+    }
+    Ok(info)
+}
+
+/// What a program says a signal is. EPERM where it claims to be the kernel, or kill(2), towards others.
+fn queued_info(call: &Call<'_>, index: usize, signal: u32, own: bool) -> Result<SignalInfo> {
+    let info = read_info(call.address(index))?.with_signal(signal);
     if !own && (info.code() >= 0 || info.code() == linux::SI_TKILL) {
         return Err(Errno::EPERM);
     }
@@ -230,25 +273,29 @@ fn queued_info(call: &Call<'_>, index: usize, signal: u32, own: bool) -> Result<
 /// [rt_sigqueueinfo(2)](https://man7.org/linux/man-pages/man2/rt_sigqueueinfo.2.html).
 pub fn sys_rt_sigqueueinfo(call: &mut Call<'_>) -> Result<u64> {
     let (pid, signal) = (call.int(0), call.uint(1));
+    let info = queued_info(call, 2, signal, pid == call.thread.tid())?;
+    let target = process::find(pid).ok_or(Errno::ESRCH)?;
     if signal >= NSIG {
         return Err(Errno::EINVAL);
     }
-    let info = queued_info(call, 2, signal, pid == call.process().pid())?;
-    let target = process::find(pid).ok_or(Errno::ESRCH)?;
     target.check_signal(call.thread, signal)?;
-    signal::send_to_process(&target, signal, info);
-    Ok(0)
+    send_as_program(|| signal::send_to_process(&target, signal, info))
 }
 
 /// [rt_tgsigqueueinfo(2)](https://man7.org/linux/man-pages/man2/rt_sigqueueinfo.2.html).
 pub fn sys_rt_tgsigqueueinfo(call: &mut Call<'_>) -> Result<u64> {
     let (pid, tid, signal) = (call.int(0), call.int(1), call.uint(2));
-    if pid <= 0 || tid <= 0 || signal >= NSIG {
+    let info = read_info(call.address(3))?.with_signal(signal);
+    if pid <= 0 || tid <= 0 {
         return Err(Errno::EINVAL);
     }
-    let info = queued_info(call, 3, signal, pid == call.process().pid())?;
+    if tid != call.thread.tid() && (info.code() >= 0 || info.code() == linux::SI_TKILL) {
+        return Err(Errno::EPERM);
+    }
     let thread = process::find_thread(tid).filter(|thread| thread.process().pid() == pid).ok_or(Errno::ESRCH)?;
+    if signal >= NSIG {
+        return Err(Errno::EINVAL);
+    }
     thread.process().check_signal(call.thread, signal)?;
-    signal::send_to_thread(&thread, signal, info);
-    Ok(0)
+    send_as_program(|| signal::send_to_thread(&thread, signal, info))
 }

@@ -5,8 +5,8 @@
 use abi::linux;
 
 use super::{
-    Handler, credentials, fd, file, file_io, handle, kernel_log, memory, memory_lock, misc, mount, path_ops, poll,
-    process, process_memory, signal, socket, splice, thread, time, watch, xattr,
+    Handler, credentials, fd, file, file_io, handle, kernel_log, memory, memory_lock, misc, mount, path_ops, pidfd,
+    poll, prctl, process, process_memory, signal, socket, splice, thread, time, timer, wait, watch, xattr,
 };
 
 /// One more than the highest number any architecture gives a call.
@@ -100,6 +100,7 @@ pub static HANDLERS: [Option<Handler>; NR_CALLS] = build(&[
     (linux::__NR_pipe2, poll::sys_pipe2),
     (linux::__NR_ppoll, poll::sys_ppoll),
     (linux::__NR_pselect6, poll::sys_pselect6),
+    (linux::__NR_signalfd4, poll::sys_signalfd4),
     (linux::__NR_timerfd_create, poll::sys_timerfd_create),
     (linux::__NR_timerfd_gettime, poll::sys_timerfd_gettime),
     (linux::__NR_timerfd_settime, poll::sys_timerfd_settime),
@@ -150,16 +151,12 @@ pub static HANDLERS: [Option<Handler>; NR_CALLS] = build(&[
     (linux::__NR_getpid, process::sys_getpid),
     (linux::__NR_getppid, process::sys_getppid),
     (linux::__NR_getrlimit, process::sys_getrlimit),
-    (linux::__NR_getrusage, process::sys_getrusage),
     (linux::__NR_getsid, process::sys_getsid),
     (linux::__NR_prlimit64, process::sys_prlimit64),
     (linux::__NR_setpgid, process::sys_setpgid),
     (linux::__NR_setrlimit, process::sys_setrlimit),
     (linux::__NR_setsid, process::sys_setsid),
-    (linux::__NR_times, process::sys_times),
     (linux::__NR_vhangup, process::sys_vhangup),
-    (linux::__NR_wait4, process::sys_wait4),
-    (linux::__NR_waitid, process::sys_waitid),
     // credentials
     (linux::__NR_capget, credentials::sys_capget),
     (linux::__NR_capset, credentials::sys_capset),
@@ -179,6 +176,15 @@ pub static HANDLERS: [Option<Handler>; NR_CALLS] = build(&[
     (linux::__NR_setresuid, credentials::sys_setresuid),
     (linux::__NR_setreuid, credentials::sys_setreuid),
     (linux::__NR_setuid, credentials::sys_setuid),
+    // wait
+    (linux::__NR_getrusage, wait::sys_getrusage),
+    (linux::__NR_times, wait::sys_times),
+    (linux::__NR_wait4, wait::sys_wait4),
+    (linux::__NR_waitid, wait::sys_waitid),
+    // pidfd
+    (linux::__NR_pidfd_getfd, pidfd::sys_pidfd_getfd),
+    (linux::__NR_pidfd_open, pidfd::sys_pidfd_open),
+    (linux::__NR_pidfd_send_signal, pidfd::sys_pidfd_send_signal),
     // thread
     (linux::__NR_clone, thread::sys_clone),
     (linux::__NR_clone3, thread::sys_clone3),
@@ -205,6 +211,7 @@ pub static HANDLERS: [Option<Handler>; NR_CALLS] = build(&[
     (linux::__NR_setpriority, thread::sys_setpriority),
     // signal
     (linux::__NR_kill, signal::sys_kill),
+    (linux::__NR_restart_syscall, signal::sys_restart_syscall),
     (linux::__NR_rt_sigaction, signal::sys_rt_sigaction),
     (linux::__NR_rt_sigpending, signal::sys_rt_sigpending),
     (linux::__NR_rt_sigprocmask, signal::sys_rt_sigprocmask),
@@ -221,14 +228,21 @@ pub static HANDLERS: [Option<Handler>; NR_CALLS] = build(&[
     (linux::__NR_clock_gettime, time::sys_clock_gettime),
     (linux::__NR_clock_nanosleep, time::sys_clock_nanosleep),
     (linux::__NR_clock_settime, time::sys_clock_settime),
-    (linux::__NR_getitimer, time::sys_getitimer),
     (linux::__NR_gettimeofday, time::sys_gettimeofday),
     (linux::__NR_nanosleep, time::sys_nanosleep),
-    (linux::__NR_setitimer, time::sys_setitimer),
+    (linux::__NR_settimeofday, time::sys_settimeofday),
+    // timer
+    (linux::__NR_getitimer, timer::sys_getitimer),
+    (linux::__NR_setitimer, timer::sys_setitimer),
+    (linux::__NR_timer_create, timer::sys_timer_create),
+    (linux::__NR_timer_delete, timer::sys_timer_delete),
+    (linux::__NR_timer_getoverrun, timer::sys_timer_getoverrun),
+    (linux::__NR_timer_gettime, timer::sys_timer_gettime),
+    (linux::__NR_timer_settime, timer::sys_timer_settime),
     // misc
     (linux::__NR_getrandom, misc::sys_getrandom),
-    (linux::__NR_personality, misc::sys_personality),
-    (linux::__NR_prctl, misc::sys_prctl),
+    (linux::__NR_personality, prctl::sys_personality),
+    (linux::__NR_prctl, prctl::sys_prctl),
     (linux::__NR_reboot, misc::sys_reboot),
     (linux::__NR_setdomainname, misc::sys_setdomainname),
     (linux::__NR_sethostname, misc::sys_sethostname),

@@ -26,10 +26,7 @@ pub fn sys_gettid(call: &mut Call<'_>) -> Result<u64> {
 
 /// [exit(2)](https://man7.org/linux/man-pages/man2/exit.2.html): of one thread.
 pub fn sys_exit(call: &mut Call<'_>) -> Result<u64> {
-    if call.process().threads().len() == 1 {
-        exit::exit_process(call.thread, process::ExitStatus::Exited(call.int(0) as u8));
-    }
-    exit::exit_thread(call.thread)
+    exit::exit_one_thread(call.thread, call.int(0) as u8)
 }
 
 /// [set_tid_address(2)](https://man7.org/linux/man-pages/man2/set_tid_address.2.html).
@@ -64,10 +61,16 @@ pub fn sys_get_robust_list(call: &mut Call<'_>) -> Result<u64> {
 /// parent_tid, tls, child_tid.
 pub fn sys_clone(call: &mut Call<'_>) -> Result<u64> {
     let flags = call.raw(0);
+    const EITHER: u64 = (linux::CLONE_PIDFD | linux::CLONE_PARENT_SETTID) as u64;
+    if flags & EITHER == EITHER {
+        return Err(Errno::EINVAL);
+    }
     let request = CloneRequest {
         flags: flags & !0xff,
         exit_signal: (flags & 0xff) as u32,
         stack: call.optional_address(1),
+        // The descriptor and the number share their place, so only one can be asked for.
+        pidfd: call.address(2),
         parent_tid: call.address(2),
         child_tid: call.address(4),
         tls: call.raw(3),
@@ -118,8 +121,7 @@ pub fn sys_clone3(call: &mut Call<'_>) -> Result<u64> {
             return Err(Errno::E2BIG);
         }
     }
-    let unsupported = linux::CLONE_PIDFD as u64 | linux::CLONE_INTO_CGROUP;
-    if arguments.set_tid_size != 0 || arguments.flags & unsupported != 0 || arguments.flags & 0xff != 0 {
+    if arguments.set_tid_size != 0 || arguments.flags & linux::CLONE_INTO_CGROUP != 0 || arguments.flags & 0xff != 0 {
         return Err(Errno::EINVAL);
     }
     let stack = match (arguments.stack, arguments.stack_size) {
@@ -131,6 +133,7 @@ pub fn sys_clone3(call: &mut Call<'_>) -> Result<u64> {
         flags: arguments.flags,
         exit_signal: u32::try_from(arguments.exit_signal).ok().filter(|signal| *signal < 65).ok_or(Errno::EINVAL)?,
         stack,
+        pidfd: UserAddr::new(arguments.pidfd),
         parent_tid: UserAddr::new(arguments.parent_tid),
         child_tid: UserAddr::new(arguments.child_tid),
         tls: arguments.tls,

@@ -7,6 +7,7 @@ use hal::{Arch as _, TrapFrame as _, UserAddr};
 
 use super::{
     identity::{self, TaskCharge},
+    interval_timer,
     process::{self, NewProcess, Process},
     scheduler,
     thread::Thread,
@@ -14,6 +15,7 @@ use super::{
 };
 use crate::{
     arch::{Arch, TrapFrame},
+    fs::pidfd::{self, PidFd},
     mm::{frames, user},
     sync::IrqLock,
 };
@@ -27,6 +29,8 @@ pub struct CloneRequest {
     pub exit_signal: u32,
     /// The child's stack pointer; `None`: the parent's.
     pub stack: Option<UserAddr>,
+    /// Where CLONE_PIDFD stores a descriptor of the child, in the parent.
+    pub pidfd: UserAddr,
     /// Where CLONE_PARENT_SETTID stores the number, in the parent.
     pub parent_tid: UserAddr,
     /// Where CLONE_CHILD_SETTID stores it and CLONE_CHILD_CLEARTID clears it, in the child.
@@ -50,11 +54,13 @@ const SUPPORTED: u32 = linux::CLONE_VM
     | linux::CLONE_CHILD_SETTID
     | linux::CLONE_IO
     | linux::CLONE_UNTRACED
-    | linux::CLONE_PTRACE;
+    | linux::CLONE_PTRACE
+    | linux::CLONE_PIDFD;
 
 /// Makes a thread or process that goes on with the caller's registers and 0 as the call's result. Returns its number,
 /// with CLONE_VFORK when the child has let go of the memory.
 pub fn clone(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Result<i32> {
+    thread.measure_kernel_time();
     let (tid, child) = create(thread, frame, request)?;
     let is_thread = request.flags & u64::from(linux::CLONE_THREAD) != 0;
     if request.flags & u64::from(linux::CLONE_VFORK) != 0 && !is_thread {
@@ -70,6 +76,7 @@ fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Res
     let clear_handlers = request.flags & linux::CLONE_CLEAR_SIGHAND != 0;
     if request.flags & !(u64::from(SUPPORTED) | linux::CLONE_CLEAR_SIGHAND) != 0
         || has(linux::CLONE_THREAD) && !has(linux::CLONE_SIGHAND)
+        || has(linux::CLONE_PIDFD) && has(linux::CLONE_DETACHED)
         || has(linux::CLONE_PARENT) && thread.process().pid() == 1
         || has(linux::CLONE_SIGHAND) && (!has(linux::CLONE_VM) || clear_handlers)
     {
@@ -125,6 +132,7 @@ fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Res
             signals.alt_stack = alt_stack;
         }
     }
+    child.attributes.inherit(&thread.attributes);
     if has(linux::CLONE_PARENT_SETTID) {
         user::copy_out(request.parent_tid, &tid)?;
     }
@@ -137,6 +145,16 @@ fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Res
     if has(linux::CLONE_CHILD_CLEARTID) {
         child.addresses.lock().clear_child_tid = Some(request.child_tid);
     }
+    if has(linux::CLONE_PIDFD) {
+        let of_thread = has(linux::CLONE_THREAD).then_some(&child);
+        let flags = if of_thread.is_some() { pidfd::THREAD } else { 0 };
+        let files = parent.files();
+        let fd = files.install(PidFd::open(child_process.clone(), of_thread, flags), true)?;
+        if let Err(error) = user::copy_out(request.pidfd, &fd) {
+            files.close(fd)?;
+            return Err(error);
+        }
+    }
     {
         let mut state = child_process.state.lock();
         if has(linux::CLONE_THREAD) && child_process.is_exiting() {
@@ -147,6 +165,7 @@ fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Res
     process::add_thread(child.clone());
     if !has(linux::CLONE_THREAD) {
         process::add_process(child_process.clone());
+        interval_timer::limit_changed(&child_process);
         let parent_pid = child_process.parent_pid();
         let owner = if parent_pid == parent.pid() { Some(parent.clone()) } else { process::find(parent_pid) };
         if let Some(owner) = owner {
@@ -183,6 +202,7 @@ fn new_process(
     Process::new(NewProcess {
         pid,
         parent: if has(linux::CLONE_PARENT) { parent.parent_pid() } else { parent.pid() },
+        parent_thread: if has(linux::CLONE_PARENT) { parent.parent_thread() } else { thread.tid() },
         group: state.group,
         session: state.session,
         memory: Some(memory),

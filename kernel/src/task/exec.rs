@@ -10,10 +10,11 @@ use klib::{
 };
 
 use super::{
+    futex,
     process::{FsContext, Process},
     scheduler,
     signal::AltStack,
-    thread::{Thread, ThreadAddresses},
+    thread::Thread,
     vdso, wait,
 };
 use crate::{
@@ -415,6 +416,7 @@ fn build_stack(memory: &AddressSpace, top: u64, program: &Program, auxiliary: &[
 pub fn replace(thread: &Arc<Thread>, frame: &mut TrapFrame, file: Path, program: Program) -> Result<()> {
     thread.check_task_limit()?;
     let process: &Arc<Process> = thread.process();
+    thread.measure_kernel_time();
     let fs = process.fs().lock().clone();
     let name = program.name.rsplit(|byte| *byte == b'/').next().unwrap_or(&[]).to_vec();
     let loaded = load(&fs, file, program)?;
@@ -425,6 +427,11 @@ pub fn replace(thread: &Arc<Thread>, frame: &mut TrapFrame, file: Path, program:
     }
 
     // From here on there is no way back.
+    super::posix_timer::delete_all(process);
+    if let Some(memory) = process.memory() {
+        process.keep_peak(&memory);
+    }
+    leave_old_image(thread);
     let (old_memory, files) = {
         let mut state = process.state.lock();
         state.executable = Some(loaded.executable);
@@ -441,7 +448,6 @@ pub fn replace(thread: &Arc<Thread>, frame: &mut TrapFrame, file: Path, program:
         let mut signals = thread.signals.lock();
         signals.alt_stack = AltStack::default();
     }
-    *thread.addresses.lock() = ThreadAddresses::default();
     if loaded.secure {
         // What a program that gains rights must not be run with (PER_CLEAR_ON_SETID).
         thread.identity.set_personality(0);
@@ -453,9 +459,25 @@ pub fn replace(thread: &Arc<Thread>, frame: &mut TrapFrame, file: Path, program:
     Arch::reset_user_state(context);
     Arch::load_user_state(context);
     *frame = loaded.frame;
-    process.state.lock().vfork_done = true;
+    {
+        let mut state = process.state.lock();
+        state.vfork_done = true;
+        // Whoever made it with another signal is told of its end as of any program's.
+        state.exit_signal = linux::SIGCHLD;
+    }
     process.changed.wake_all();
     Ok(())
+}
+
+/// What the thread had asked for at its end happens while its memory is there.
+fn leave_old_image(thread: &Arc<Thread>) {
+    let addresses = core::mem::take(&mut *thread.addresses.lock());
+    if let Some(head) = addresses.robust_list {
+        futex::release_robust_list(head, thread.tid());
+    }
+    if let Some(address) = addresses.clear_child_tid {
+        futex::clear_and_wake(address);
+    }
 }
 
 /// Ends all threads of the process but the running one, which takes the process's number. `false` when the whole

@@ -1,18 +1,23 @@
 //! How threads and processes end, stop, and are waited for.
 
 use alloc::{sync::Arc, vec::Vec};
+use core::sync::atomic::Ordering;
 
 use abi::{Errno, Result, linux};
 
 use super::{
-    futex, job,
+    futex, interval_timer, job, posix_timer,
     process::{self, ExitStatus, Process},
     scheduler,
     signal::{self, SIG_IGN, SignalInfo},
     thread::Thread,
+    usage::Usage,
     wait::{self, WaitError},
 };
 use crate::fs::{self, fd_table::FdTable};
+
+/// Nanoseconds of a tick as times(2) counts them.
+const TICK_NS: u64 = 10_000_000;
 
 /// Ends the process of the running thread (exit_group(2), or a signal).
 pub fn exit_process(thread: &Arc<Thread>, status: ExitStatus) -> ! {
@@ -33,8 +38,18 @@ pub fn request_exit(process: &Arc<Process>, status: ExitStatus) {
     process.changed.wake_all();
 }
 
-/// Ends the running thread (exit(2)); with the last one, its process.
+/// Ends the running thread, whose process is ending.
 pub fn exit_thread(thread: &Arc<Thread>) -> ! {
+    leave(thread, ExitStatus::Exited(0))
+}
+
+/// Ends the running thread (exit(2)); with the last one its process, with this status if it has no other.
+pub fn exit_one_thread(thread: &Arc<Thread>, status: u8) -> ! {
+    leave(thread, ExitStatus::Exited(status))
+}
+
+fn leave(thread: &Arc<Thread>, status: ExitStatus) -> ! {
+    thread.measure_kernel_time();
     let process = thread.process().clone();
     let addresses = core::mem::take(&mut *thread.addresses.lock());
     if let Some(head) = addresses.robust_list {
@@ -47,14 +62,20 @@ pub fn exit_thread(thread: &Arc<Thread>) -> ! {
     scheduler::use_memory(None);
     // Before the process is without this thread: one that runs another program then takes the process's number.
     process::remove_thread(thread);
+    thread.leave_kernel();
     let (last, gone) = {
         let mut state = process.state.lock();
         let position = state.threads.iter().position(|other| Arc::ptr_eq(other, thread));
         let gone = position.map(|position| state.threads.remove(position));
-        state.dead_threads_ns += thread.cpu_time_ns();
-        (state.threads.is_empty(), gone)
+        state.dead_threads += thread.usage();
+        let last = state.threads.is_empty();
+        if last {
+            state.requested.get_or_insert(status);
+        }
+        (last, gone)
     };
     drop(gone);
+    thread_gone(&process, thread.tid());
     if !process.pending_signals().is_empty() {
         process.threads().iter().for_each(Thread::notify);
     }
@@ -65,7 +86,7 @@ pub fn exit_thread(thread: &Arc<Thread>) -> ! {
         drop(charge);
     }
     if last {
-        end_process(&process);
+        end_process(&process, thread);
     } else {
         process.changed.wake_all();
     }
@@ -73,33 +94,51 @@ pub fn exit_thread(thread: &Arc<Thread>) -> ! {
     scheduler::end(thread)
 }
 
+/// A thread ended: its children hear of it, as far as they asked to (prctl(2), PR_SET_PDEATHSIG).
+fn thread_gone(process: &Arc<Process>, tid: i32) {
+    let children: Vec<Arc<Process>> = process.state.lock().children.clone();
+    for child in children.iter().filter(|child| child.parent_thread() == tid) {
+        child.set_parent_thread(0);
+        for thread in child.threads() {
+            let signal = thread.attributes.death_signal.load(Ordering::Relaxed);
+            if signal != 0 {
+                signal::send_to_process(
+                    child,
+                    signal,
+                    SignalInfo::user(signal, process.pid(), process.credentials().user.real),
+                );
+            }
+        }
+    }
+}
+
 /// The last thread is gone: gives everything back and tells the parent.
-fn end_process(process: &Arc<Process>) {
-    let (files, memory, alarm, children, status, fs_executable) = {
+fn end_process(process: &Arc<Process>, thread: &Thread) {
+    let counted_ns = thread.cpu_time_ns();
+    interval_timer::stop_all(process);
+    posix_timer::delete_all(process);
+    if let Some(memory) = process.memory() {
+        process.keep_peak(&memory);
+    }
+    let (files, memory, children, status, fs_executable) = {
         let mut state = process.state.lock();
         let status = state.requested.unwrap_or(ExitStatus::Exited(0));
         let files = core::mem::replace(&mut state.files, Arc::new(FdTable::new()));
-        (
-            files,
-            state.memory.take(),
-            state.alarm.take(),
-            core::mem::take(&mut state.children),
-            status,
-            state.executable.take(),
-        )
+        (files, state.memory.take(), core::mem::take(&mut state.children), status, state.executable.take())
     };
-    drop(alarm);
     drop(files);
     drop(fs_executable);
     drop(memory);
     if process.session() == process.pid() {
         fs::tty::leave_session(process);
     }
-    adopt(&children);
+    adopt(process, &children);
     job::leave_groups(process, &children);
     drop(children);
+    let used_ns = thread.cpu_time_ns().saturating_sub(counted_ns);
     {
         let mut state = process.state.lock();
+        state.dead_threads.system_ns += used_ns;
         state.exit = Some(status);
         state.vfork_done = true;
     }
@@ -108,28 +147,45 @@ fn end_process(process: &Arc<Process>) {
         super::init::process_one_ended(status);
         return;
     }
-    let (code, value) = match status {
-        ExitStatus::Exited(status) => (linux::CLD_EXITED, i32::from(status)),
-        ExitStatus::Signaled(signal, false) => (linux::CLD_KILLED, signal as i32),
-        ExitStatus::Signaled(signal, true) => (linux::CLD_DUMPED, signal as i32),
+    tell_end(process);
+}
+
+/// Tells the parent that a process has ended.
+fn tell_end(process: &Arc<Process>) {
+    let (code, value) = match process.exit_status() {
+        Some(ExitStatus::Exited(status)) => (linux::CLD_EXITED, i32::from(status)),
+        Some(ExitStatus::Signaled(signal, false)) => (linux::CLD_KILLED, signal as i32),
+        Some(ExitStatus::Signaled(signal, true)) => (linux::CLD_DUMPED, signal as i32),
+        None => return,
     };
     notify_parent(process, code as i32, value);
 }
 
-/// Orphans become children of process 1, which is told of those that have ended.
-fn adopt(children: &[Arc<Process>]) {
-    let Some(first) = process::find(1) else { return };
-    let mut ended = false;
+/// Orphans become children of the nearest ancestor that asked for them (prctl(2), PR_SET_CHILD_SUBREAPER), else of
+/// process 1, which is told of those that have ended.
+fn adopt(process: &Process, children: &[Arc<Process>]) {
+    if children.is_empty() {
+        return;
+    }
+    let living = |process: &Arc<Process>| process.exit_status().is_none() && !process.is_exiting();
+    let mut reaper = process::find(process.parent_pid());
+    while let Some(candidate) = &reaper
+        && !(candidate.is_subreaper() && living(candidate))
+        && candidate.pid() > 1
+    {
+        reaper = process::find(candidate.parent_pid());
+    }
+    let Some(reaper) = reaper.filter(|reaper| reaper.pid() > 0).or_else(|| process::find(1)) else { return };
     for child in children {
         // Known before it is told so: a child that ends now is looked for among its parent's children.
-        first.state.lock().children.push(child.clone());
-        child.set_parent(1);
+        reaper.state.lock().children.push(child.clone());
+        child.set_parent(reaper.pid());
+        child.set_parent_thread(0);
         // One that has ended and told its old parent is told of here; one that ends later sees its new parent.
-        ended |= child.exit_status().is_some();
-    }
-    if ended {
-        signal::send_to_process(&first, linux::SIGCHLD, SignalInfo::kernel(linux::SIGCHLD));
-        first.child_changed.wake_all();
+        if child.exit_status().is_some() {
+            child.state.lock().exit_signal = linux::SIGCHLD;
+            tell_end(child);
+        }
     }
 }
 
@@ -149,7 +205,9 @@ pub(super) fn notify_parent(process: &Arc<Process>, code: i32, value: i32) {
     let wanted = ended || action.flags & u64::from(linux::SA_NOCLDSTOP) == 0;
     if wanted && exit_signal != 0 && (ended || exit_signal == linux::SIGCHLD) {
         let info = if exit_signal == linux::SIGCHLD {
+            let usage = process.usage();
             SignalInfo::child(code, process.pid(), process.credentials().user.real, value)
+                .with_times(usage.user_ns / TICK_NS, usage.system_ns / TICK_NS)
         } else {
             SignalInfo::kernel(exit_signal)
         };
@@ -158,20 +216,28 @@ pub(super) fn notify_parent(process: &Arc<Process>, code: i32, value: i32) {
     parent.child_changed.wake_all();
 }
 
+/// What an ended child and those it waited for used.
+fn usage_with_children(child: &Process) -> Usage {
+    let mut usage = child.usage();
+    usage += child.children_usage();
+    usage
+}
+
 /// Takes an ended child away from its parent. `false` where another thread has: a child is reported once.
 fn reap(parent: &Process, child: &Arc<Process>) -> bool {
-    let used_ns = child.cpu_time_ns() + child.children_cpu_time_ns();
+    let usage = usage_with_children(child);
     let removed = {
         let mut state = parent.state.lock();
         let position = state.children.iter().position(|other| Arc::ptr_eq(other, child));
         let removed = position.map(|position| state.children.remove(position));
         if removed.is_some() {
-            state.children_ns += used_ns;
+            state.children_usage += usage;
         }
         removed
     };
     if removed.is_some() {
         process::remove_process(child.pid());
+        child.changed.wake_all();
     }
     removed.is_some()
 }
@@ -231,6 +297,16 @@ pub enum WaitFor {
     Group(i32),
 }
 
+impl WaitFor {
+    fn includes(self, child: &Process) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Pid(pid) => child.pid() == pid,
+            Self::Group(group) => child.group() == group,
+        }
+    }
+}
+
 /// What a wait found.
 pub struct WaitOutcome {
     /// The child's number.
@@ -239,8 +315,8 @@ pub struct WaitOutcome {
     pub word: i32,
     /// The child's real user id.
     pub uid: u32,
-    /// CPU time of the child and its own waited-for children, in nanoseconds.
-    pub cpu_time_ns: u64,
+    /// What the child and its own waited-for children used.
+    pub usage: Usage,
 }
 
 /// What a wait is interested in (waitid(2)).
@@ -256,21 +332,33 @@ pub struct WaitOptions {
     pub no_hang: bool,
     /// Leave the child as it is.
     pub keep: bool,
+    /// Children whatever signal they end with (__WALL); else only those with SIGCHLD, or with `clones` (__WCLONE) only
+    /// the others.
+    pub all: bool,
+    /// See `all`.
+    pub clones: bool,
+    /// Only children of the calling thread itself (__WNOTHREAD).
+    pub own_thread: bool,
+}
+
+impl WaitOptions {
+    fn concern(&self, child: &Process, caller_tid: i32) -> bool {
+        let is_clone = child.state.lock().exit_signal != linux::SIGCHLD;
+        (self.all || is_clone == self.clones) && !(self.own_thread && child.parent_thread() != caller_tid)
+    }
 }
 
 /// wait4(2) and waitid(2). `None`: nothing to report and `no_hang`. ECHILD without such a child.
-pub fn wait_for_child(caller: &Arc<Process>, which: WaitFor, options: WaitOptions) -> Result<Option<WaitOutcome>> {
+pub fn wait_for_child(caller: &Arc<Thread>, which: WaitFor, options: WaitOptions) -> Result<Option<WaitOutcome>> {
+    let caller_tid = caller.tid();
+    let caller = caller.process();
     let look = || -> Option<Result<Option<WaitOutcome>>> {
         let candidates: Vec<Arc<Process>> = caller
             .state
             .lock()
             .children
             .iter()
-            .filter(|child| match which {
-                WaitFor::Any => true,
-                WaitFor::Pid(pid) => child.pid() == pid,
-                WaitFor::Group(group) => child.group() == group,
-            })
+            .filter(|child| which.includes(child) && options.concern(child, caller_tid))
             .cloned()
             .collect();
         if candidates.is_empty() {
@@ -278,16 +366,12 @@ pub fn wait_for_child(caller: &Arc<Process>, which: WaitFor, options: WaitOption
         }
         for child in &candidates {
             if let Some(word) = report(child, options) {
-                let cpu_time_ns = child.cpu_time_ns() + child.children_cpu_time_ns();
+                let usage = usage_with_children(child);
                 if !options.keep && child.exit_status().is_some() && !reap(caller, child) {
                     continue;
                 }
-                return Some(Ok(Some(WaitOutcome {
-                    pid: child.pid(),
-                    word,
-                    uid: child.credentials().user.real,
-                    cpu_time_ns,
-                })));
+                let uid = child.credentials().user.real;
+                return Some(Ok(Some(WaitOutcome { pid: child.pid(), word, uid, usage })));
             }
         }
         options.no_hang.then_some(Ok(None))

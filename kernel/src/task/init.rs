@@ -55,6 +55,7 @@ pub fn kernel_process(root: Path) -> Arc<Process> {
     Process::new(NewProcess {
         pid: 0,
         parent: 0,
+        parent_thread: 0,
         group: 0,
         session: 0,
         memory: None,
@@ -171,6 +172,7 @@ fn start(last: Option<ExitStatus>) -> Result<()> {
     let process = Process::new(NewProcess {
         pid: 1,
         parent: 0,
+        parent_thread: 0,
         group: 1,
         session: 1,
         memory: Some(loaded.memory),

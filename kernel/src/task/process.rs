@@ -1,6 +1,11 @@
 //! Processes.
 
-use alloc::{collections::BTreeMap, string::String, sync::Arc, vec::Vec};
+use alloc::{
+    collections::BTreeMap,
+    string::String,
+    sync::{Arc, Weak},
+    vec::Vec,
+};
 use core::{
     ops::Range,
     sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering, fence},
@@ -11,15 +16,19 @@ use klib::credentials::Credentials;
 
 use super::{
     identity::ProcessIdentity,
-    signal::{ActionTable, Pending, SignalSet},
+    interval_timer::{self, IntervalTimer},
+    pending::Pending,
+    posix_timer::PosixTimers,
+    signal::{ActionTable, SignalSet},
     thread::Thread,
+    usage::Usage,
     wait::WaitQueue,
 };
 use crate::{
     fs::{fd_table::FdTable, path::Path, tty::Claim},
     mm::address_space::AddressSpace,
     sync::IrqLock,
-    time::TimerHandle,
+    time::TimerCallback,
 };
 
 /// Where a process is in the file system.
@@ -79,10 +88,9 @@ pub(super) struct State {
     pub limits: Limits,
     /// The signal sent to the parent at the end; 0: none.
     pub exit_signal: u32,
-    /// CPU time of ended threads and of waited-for children.
-    pub dead_threads_ns: u64,
-    pub children_ns: u64,
-    pub alarm: Option<(TimerHandle, u64, u64)>,
+    /// What ended threads and waited-for children used.
+    pub dead_threads: Usage,
+    pub children_usage: Usage,
     /// On its controlling terminal.
     pub terminal: Claim,
     /// A parent waiting in vfork.
@@ -93,6 +101,8 @@ pub(super) struct State {
 pub struct Process {
     pid: i32,
     parent: AtomicI32,
+    /// The thread of the parent that made it; 0 once that has ended.
+    parent_thread: AtomicI32,
     pub(super) state: IrqLock<State>,
     /// Signal actions; shared under CLONE_SIGHAND.
     pub actions: Arc<IrqLock<ActionTable>>,
@@ -100,6 +110,15 @@ pub struct Process {
     pending_set: AtomicU64,
     exiting: AtomicBool,
     stopping: AtomicBool,
+    /// Takes the orphans among its descendants (prctl(2), PR_SET_CHILD_SUBREAPER).
+    subreaper: AtomicBool,
+    /// POSIX timers.
+    pub posix_timers: IrqLock<PosixTimers>,
+    pub(super) interval_timers: IrqLock<[Option<Arc<IntervalTimer>>; interval_timer::KINDS]>,
+    /// Timers of its CPU clocks that wait for it to go on.
+    parked_timers: IrqLock<Vec<Weak<dyn TimerCallback>>>,
+    /// Woken when a signal is queued for it or one of its threads: signalfd(2).
+    pub signalled: Arc<WaitQueue>,
     /// Woken when a child ends, stops or continues.
     pub child_changed: Arc<WaitQueue>,
     /// Woken when this process goes on after a stop, ends, or lets go of a vfork parent's memory.
@@ -200,6 +219,7 @@ pub fn default_limits() -> Limits {
 pub(super) struct NewProcess {
     pub pid: i32,
     pub parent: i32,
+    pub parent_thread: i32,
     pub group: i32,
     pub session: i32,
     pub memory: Option<Arc<AddressSpace>>,
@@ -219,6 +239,7 @@ impl Process {
         Arc::new(Self {
             pid: new.pid,
             parent: AtomicI32::new(new.parent),
+            parent_thread: AtomicI32::new(new.parent_thread),
             state: IrqLock::new(State {
                 group: new.group,
                 session: new.session,
@@ -236,9 +257,8 @@ impl Process {
                 changed: None,
                 limits: new.limits,
                 exit_signal: new.exit_signal,
-                dead_threads_ns: 0,
-                children_ns: 0,
-                alarm: None,
+                dead_threads: Usage::default(),
+                children_usage: Usage::default(),
                 terminal: new.terminal,
                 vfork_done: false,
             }),
@@ -247,6 +267,11 @@ impl Process {
             pending_set: AtomicU64::new(0),
             exiting: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            subreaper: AtomicBool::new(false),
+            posix_timers: IrqLock::new(PosixTimers::default()),
+            interval_timers: IrqLock::new([const { None }; interval_timer::KINDS]),
+            parked_timers: IrqLock::new(Vec::new()),
+            signalled: Arc::new(WaitQueue::new()),
             child_changed: Arc::new(WaitQueue::new()),
             changed: Arc::new(WaitQueue::new()),
             identity: ProcessIdentity::new(new.credentials),
@@ -266,6 +291,21 @@ impl Process {
         self.parent.store(pid, Ordering::SeqCst);
         // Before a look at whether it has ended; who ends looks the other way round (`exit::adopt`).
         fence(Ordering::SeqCst);
+    }
+    /// The thread of the parent that made it; 0 once that has ended.
+    pub(super) fn parent_thread(&self) -> i32 {
+        self.parent_thread.load(Ordering::Relaxed)
+    }
+    pub(super) fn set_parent_thread(&self, tid: i32) {
+        self.parent_thread.store(tid, Ordering::Relaxed);
+    }
+    /// Whether it takes the orphans among its descendants.
+    pub fn is_subreaper(&self) -> bool {
+        self.subreaper.load(Ordering::Relaxed)
+    }
+    /// Sets [`Process::is_subreaper`].
+    pub fn set_subreaper(&self, on: bool) {
+        self.subreaper.store(on, Ordering::Relaxed);
     }
     /// Its process group.
     pub fn group(&self) -> i32 {
@@ -337,7 +377,7 @@ impl Process {
         resources.map(|resource| state.limits.get(resource as usize).map_or(u64::MAX, |(soft, _)| *soft))
     }
     /// Sets a resource limit. EINVAL for an unknown one.
-    pub fn set_rlimit(&self, resource: u32, soft: u64, hard: u64) -> Result<()> {
+    pub fn set_rlimit(self: &Arc<Self>, resource: u32, soft: u64, hard: u64) -> Result<()> {
         let files = {
             let mut state = self.state.lock();
             *state.limits.get_mut(resource as usize).ok_or(Errno::EINVAL)? = (soft, hard);
@@ -346,7 +386,16 @@ impl Process {
         if resource == linux::RLIMIT_NOFILE {
             files.set_limit(soft as usize);
         }
+        if resource == linux::RLIMIT_CPU {
+            interval_timer::limit_changed(self);
+        }
         Ok(())
+    }
+    /// Moves the soft limit on CPU time on.
+    pub(super) fn move_cpu_limit(&self, soft: u64) {
+        if let Some(limit) = self.state.lock().limits.get_mut(linux::RLIMIT_CPU as usize) {
+            limit.0 = soft;
+        }
     }
     /// The command line's strings.
     pub fn arguments_range(&self) -> Range<u64> {
@@ -360,14 +409,45 @@ impl Process {
     pub fn started_ns(&self) -> u64 {
         self.started_ns
     }
-    /// CPU time of all its threads, in nanoseconds.
-    pub fn cpu_time_ns(&self) -> u64 {
+    /// What all its threads used, the ended ones too. Its memory is not looked at ([`AddressSpace::peak_pages`]).
+    pub fn usage(&self) -> Usage {
         let state = self.state.lock();
-        state.dead_threads_ns + state.threads.iter().map(|thread| thread.cpu_time_ns()).sum::<u64>()
+        let mut usage = state.dead_threads;
+        state.threads.iter().for_each(|thread| usage += thread.usage());
+        usage
     }
-    /// CPU time of children that were waited for, in nanoseconds.
-    pub fn children_cpu_time_ns(&self) -> u64 {
-        self.state.lock().children_ns
+    /// What children that were waited for used, with theirs.
+    pub fn children_usage(&self) -> Usage {
+        self.state.lock().children_usage
+    }
+    /// Remembers how much of its memory was present at most: it lets go of it.
+    pub(super) fn keep_peak(&self, memory: &AddressSpace) {
+        let peak = memory.peak_pages();
+        let mut state = self.state.lock();
+        state.dead_threads.peak_pages = state.dead_threads.peak_pages.max(peak);
+    }
+    /// Keeps a timer of one of its CPU clocks until it goes on. `false` where it has too many.
+    pub(super) fn park_timer(&self, timer: &Arc<dyn TimerCallback>) -> bool {
+        const MOST: usize = 1024;
+        let mut parked = self.parked_timers.lock();
+        parked.retain(|other| other.strong_count() > 0);
+        let known = parked.iter().any(|other| core::ptr::addr_eq(other.as_ptr(), Arc::as_ptr(timer)));
+        if !known {
+            if parked.len() >= MOST {
+                return false;
+            }
+            parked.push(Arc::downgrade(timer));
+        }
+        drop(parked);
+        self.threads().iter().for_each(|thread| thread.mark_for_attention());
+        true
+    }
+    /// It goes on: its parked timers look again.
+    pub(super) fn unpark_timers(&self) {
+        let parked = core::mem::take(&mut *self.parked_timers.lock());
+        for timer in parked.iter().filter_map(Weak::upgrade) {
+            timer.expired();
+        }
     }
     /// How it ended, once it has.
     pub fn exit_status(&self) -> Option<ExitStatus> {
@@ -407,30 +487,6 @@ impl Process {
         let result = change(&mut pending);
         self.pending_set.store(pending.set().bits(), Ordering::Relaxed);
         result
-    }
-
-    /// ITIMER_REAL: deadline and interval in nanoseconds; the deadline is on the monotonic clock.
-    pub fn alarm(&self) -> Option<(u64, u64)> {
-        self.state.lock().alarm.as_ref().map(|(_, deadline, interval)| (*deadline, *interval))
-    }
-    /// Sets ITIMER_REAL to a deadline and an interval, with `start`, or cancels it.
-    pub fn set_alarm(&self, alarm: Option<(u64, u64)>, start: impl FnOnce(u64) -> TimerHandle) {
-        // Started with the state locked, so that it cannot expire before it is known.
-        let mut state = self.state.lock();
-        let new = alarm.map(|(deadline, interval)| (start(deadline), deadline, interval));
-        let old = core::mem::replace(&mut state.alarm, new);
-        drop(state);
-        drop(old);
-    }
-    /// ITIMER_REAL expired: starts it again with `start` where it has an interval. What was missed is left out, and
-    /// between two expirations the program gets to run.
-    pub fn rearm_alarm(&self, start: impl FnOnce(u64) -> TimerHandle) {
-        const SHORTEST_NS: u64 = 100_000;
-        let Some((deadline, interval)) = self.alarm() else { return };
-        let now = crate::time::monotonic_ns();
-        let missed = now.saturating_sub(deadline).checked_div(interval).unwrap_or(0);
-        let next = deadline.saturating_add(interval.saturating_mul(missed + 1)).max(now + SHORTEST_NS);
-        self.set_alarm((interval > 0).then_some((next, interval)), start);
     }
 
     /// Gives the process working directory, root and umask, or descriptors, of its own (unshare(2)).

@@ -519,6 +519,7 @@ impl Cpu {
             None => self.idle.get().filter(|idle| !ptr::eq(Arc::as_ptr(idle), from)).cloned(),
         };
         let result = to.map(|to| {
+            running.counters().count_switch(!stays);
             if stays {
                 running.set_run_state(RunState::Runnable);
                 if is_displaced {

@@ -1,6 +1,6 @@
 //! Signals: sending, and what is done about them on the way back to a program (signal(7)).
 
-use alloc::{collections::VecDeque, sync::Arc};
+use alloc::sync::Arc;
 use core::ops::{BitAnd, BitOr, Not};
 
 use abi::{Errno, Result, linux};
@@ -8,6 +8,7 @@ use hal::{Arch as _, SignalSetup, TrapFrame as _, UserAddr};
 
 use super::{
     exit,
+    pending::{Pending, Quota, Sent, TimerSignal},
     process::{self, Process},
     thread::Thread,
 };
@@ -18,8 +19,6 @@ use crate::{
 
 /// One past the highest signal number.
 pub const NSIG: u32 = 65;
-/// Real-time signals queue; at most this many wait for one receiver (RLIMIT_SIGPENDING's default).
-const MAX_QUEUED: usize = 1024;
 
 /// A set of signals; signal n is bit n - 1, as in the kernel's `sigset_t`.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -51,7 +50,7 @@ impl SignalSet {
         Self(self.0 & !(Self::of(linux::SIGKILL).0 | Self::of(linux::SIGSTOP).0))
     }
     /// The signal to deliver first: a fault's, else the lowest number.
-    fn first(self) -> Option<u32> {
+    pub(super) fn first(self) -> Option<u32> {
         const FAULTS: u64 = SignalSet::of(linux::SIGSEGV).0
             | SignalSet::of(linux::SIGBUS).0
             | SignalSet::of(linux::SIGILL).0
@@ -124,6 +123,21 @@ impl SignalInfo {
     pub fn input_output(signal: u32, code: i32, band: i64, fd: i32) -> Self {
         Self::new(signal, code).with(16, &band.to_ne_bytes()).with(24, &fd.to_ne_bytes())
     }
+    /// With the CPU time of that child, in the ticks of times(2).
+    pub fn with_times(self, user_ticks: u64, system_ticks: u64) -> Self {
+        self.with(32, &user_ticks.to_ne_bytes()).with(40, &system_ticks.to_ne_bytes())
+    }
+    /// A POSIX timer expired (SI_TIMER).
+    pub fn timer(signal: u32, id: i32, value: u64) -> Self {
+        Self::new(signal, linux::SI_TIMER).with(16, &id.to_ne_bytes()).with(24, &value.to_ne_bytes())
+    }
+    /// As it was given with another number.
+    pub fn with_signal(self, signal: u32) -> Self {
+        self.with(0, &signal.to_ne_bytes())
+    }
+    fn with_overrun(self, overrun: i32) -> Self {
+        self.with(20, &overrun.to_ne_bytes())
+    }
     /// As a program gave it (sigqueue).
     pub const fn from_bytes(bytes: [u8; 128]) -> Self {
         Self(bytes)
@@ -134,46 +148,19 @@ impl SignalInfo {
     }
     /// `si_code`.
     pub fn code(&self) -> i32 {
-        i32::from_ne_bytes([self.0[8], self.0[9], self.0[10], self.0[11]])
+        self.half(8) as i32
     }
-    fn fault_address(&self) -> u64 {
+    /// Eight of its bytes.
+    pub fn word(&self, at: usize) -> u64 {
         let mut bytes = [0; 8];
-        bytes.copy_from_slice(&self.0[16..24]);
+        bytes.copy_from_slice(&self.0[at..at + 8]);
         u64::from_ne_bytes(bytes)
     }
-}
-
-/// Signals that wait to be delivered.
-#[derive(Default)]
-pub struct Pending {
-    queue: VecDeque<(u32, SignalInfo)>,
-}
-
-impl Pending {
-    /// Which signals wait.
-    pub fn set(&self) -> SignalSet {
-        self.queue.iter().fold(SignalSet::default(), |set, (signal, _)| set | SignalSet::of(*signal))
-    }
-    /// Adds a signal. A standard one that waits already is not added again; `false` when the queue is full.
-    pub fn add(&mut self, signal: u32, info: SignalInfo) -> bool {
-        if signal < 32 && self.queue.iter().any(|(waiting, _)| *waiting == signal) {
-            return true;
-        }
-        if self.queue.len() >= MAX_QUEUED && signal >= 32 {
-            return false;
-        }
-        self.queue.push_back((signal, info));
-        true
-    }
-    /// Takes the first of `wanted`, in the order signals are delivered.
-    pub fn take(&mut self, wanted: SignalSet) -> Option<(u32, SignalInfo)> {
-        let signal = (self.set() & wanted).first()?;
-        let position = self.queue.iter().position(|(waiting, _)| *waiting == signal)?;
-        self.queue.remove(position)
-    }
-    /// Drops all of `unwanted`.
-    pub fn discard(&mut self, unwanted: SignalSet) {
-        self.queue.retain(|(signal, _)| !unwanted.contains(*signal));
+    /// Four of its bytes.
+    pub fn half(&self, at: usize) -> u32 {
+        let mut bytes = [0; 4];
+        bytes.copy_from_slice(&self.0[at..at + 4]);
+        u32::from_ne_bytes(bytes)
     }
 }
 
@@ -195,9 +182,35 @@ impl Default for AltStack {
 }
 
 impl AltStack {
-    /// Whether a stack pointer is on it.
-    pub const fn contains(&self, sp: u64) -> bool {
-        self.flags & linux::SS_DISABLE == 0 && sp > self.address && sp - self.address <= self.size
+    /// Whether a stack pointer is in its bytes.
+    const fn holds(&self, sp: u64) -> bool {
+        sp > self.address && sp - self.address <= self.size
+    }
+    /// Whether the program runs on it: never, as far as the kernel knows, where it is taken away for every handler.
+    pub const fn is_in_use(&self, sp: u64) -> bool {
+        self.flags & linux::SS_AUTODISARM == 0 && self.holds(sp)
+    }
+    /// The flags as sigaltstack(2) tells them.
+    pub const fn reported_flags(&self, sp: u64) -> u32 {
+        let state = match self.size {
+            0 => linux::SS_DISABLE,
+            _ if self.is_in_use(sp) => linux::SS_ONSTACK,
+            _ => 0,
+        };
+        state | self.flags & linux::SS_AUTODISARM
+    }
+    /// Puts another one in its place for a program whose stack pointer is `sp`. EPERM while it is in use; EINVAL, ENOMEM.
+    pub fn replace(&mut self, new: Self, sp: u64) -> Result<()> {
+        if self.is_in_use(sp) {
+            return Err(Errno::EPERM);
+        }
+        *self = match new.flags & !linux::SS_AUTODISARM {
+            linux::SS_DISABLE => Self { address: 0, size: 0, flags: new.flags },
+            0 | linux::SS_ONSTACK if new.size < u64::from(linux::MINSIGSTKSZ) => return Err(Errno::ENOMEM),
+            0 | linux::SS_ONSTACK => new,
+            _ => return Err(Errno::EINVAL),
+        };
+        Ok(())
     }
 }
 
@@ -219,7 +232,7 @@ pub const SIG_DFL: u64 = 0;
 /// SIG_IGN.
 pub const SIG_IGN: u64 = 1;
 /// SA_RESTORER, which generic headers leave out.
-const SA_RESTORER: u64 = 0x0400_0000;
+pub const SA_RESTORER: u64 = 0x0400_0000;
 
 /// The actions of all signals.
 #[derive(Clone)]
@@ -332,20 +345,72 @@ fn prepare(process: &Arc<Process>, signal: u32) {
 }
 
 /// Sends a signal to a process: one of its threads that does not block it will handle it.
-pub fn send_to_process(process: &Arc<Process>, signal: u32, info: SignalInfo) {
+pub fn send_to_process(process: &Arc<Process>, signal: u32, info: SignalInfo) -> Sent {
+    send(process, None, signal, |pending, quota| pending.add(quota, signal, info))
+}
+
+/// Sends a signal to one thread.
+pub fn send_to_thread(thread: &Arc<Thread>, signal: u32, info: SignalInfo) -> Sent {
+    send(thread.process(), Some(thread), signal, |pending, quota| pending.add(quota, signal, info))
+}
+
+/// Sends a POSIX timer's signal to a process, or one of its threads.
+pub(super) fn send_timer(
+    process: &Arc<Process>,
+    thread: Option<&Arc<Thread>>,
+    signal: u32,
+    info: SignalInfo,
+    timer: TimerSignal,
+) -> Sent {
+    send(process, thread, signal, |pending, _| {
+        pending.add_timer(signal, info, timer);
+        Sent::Waits
+    })
+}
+
+fn send(
+    process: &Arc<Process>,
+    thread: Option<&Arc<Thread>>,
+    signal: u32,
+    add: impl FnOnce(&mut Pending, Quota) -> Sent,
+) -> Sent {
     if signal == 0 || signal >= NSIG || process.exit_status().is_some() {
-        return;
+        return Sent::Ignored;
     }
     prepare(process, signal);
-    let threads = process.threads();
-    let blocked_by_all = threads.iter().all(|thread| thread.signals.lock().mask.contains(signal));
-    let waited_for = threads.iter().any(|thread| thread.signals.lock().waited_for.contains(signal));
-    if is_ignored(process, signal) && !blocked_by_all && !waited_for {
-        return;
+    let ignored = is_ignored(process, signal);
+    let quota = Quota::of(process);
+    let sent = match thread {
+        Some(thread) => {
+            let mut signals = thread.signals.lock();
+            if ignored && !(signals.mask | signals.waited_for).contains(signal) {
+                return Sent::Ignored;
+            }
+            add(&mut signals.pending, quota)
+        }
+        None => {
+            let threads = process.threads();
+            let blocked_by_all = threads.iter().all(|thread| thread.signals.lock().mask.contains(signal));
+            let waited_for = threads.iter().any(|thread| thread.signals.lock().waited_for.contains(signal));
+            if ignored && !blocked_by_all && !waited_for {
+                return Sent::Ignored;
+            }
+            process.with_pending(|pending| add(pending, quota))
+        }
+    };
+    if sent != Sent::Waits {
+        return sent;
     }
-    if !process.with_pending(|pending| pending.add(signal, info)) {
-        return;
+    match thread {
+        Some(thread) => thread.notify(),
+        None => notify_taker(process, signal),
     }
+    process.signalled.wake_all();
+    sent
+}
+
+/// A signal waits for a process: tells a thread that may take it, the first one by preference.
+fn notify_taker(process: &Arc<Process>, signal: u32) {
     // Anew: a thread that has left meanwhile did not see the signal, one that leaves from now on tells the others.
     let threads = process.threads();
     let main_first = threads.iter().filter(|thread| thread.tid() == process.pid());
@@ -359,23 +424,6 @@ pub fn send_to_process(process: &Arc<Process>, signal: u32, info: SignalInfo) {
         Some(thread) if signal != linux::SIGKILL => thread.notify(),
         _ => threads.iter().for_each(Thread::notify),
     }
-}
-
-/// Sends a signal to one thread.
-pub fn send_to_thread(thread: &Arc<Thread>, signal: u32, info: SignalInfo) {
-    if signal == 0 || signal >= NSIG {
-        return;
-    }
-    prepare(thread.process(), signal);
-    let ignored = is_ignored(thread.process(), signal);
-    {
-        let mut signals = thread.signals.lock();
-        if ignored && !(signals.mask | signals.waited_for).contains(signal) {
-            return;
-        }
-        signals.pending.add(signal, info);
-    }
-    thread.notify();
 }
 
 /// Sends a signal to every process of a group; returns how many there were.
@@ -393,12 +441,13 @@ pub fn send_to_group(group: i32, signal: u32) -> usize {
 /// A signal that the running thread caused itself and cannot put off: blocked or ignored, it ends the process.
 pub fn force(thread: &Arc<Thread>, signal: u32, info: SignalInfo) {
     let action = thread.process().actions.lock().get(signal);
+    let quota = Quota::of(thread.process());
     let mut signals = thread.signals.lock();
     if signals.mask.contains(signal) || action.handler == SIG_IGN {
         signals.mask = signals.mask & !SignalSet::of(signal);
         thread.process().actions.lock().set(signal, Action::default());
     }
-    signals.pending.add(signal, info);
+    signals.pending.add(quota, signal, info);
     signals.forced = signals.forced | SignalSet::of(signal);
     drop(signals);
     thread.notify();
@@ -415,7 +464,11 @@ pub fn discard(process: &Process, signal: u32) {
 /// Takes one of `wanted` that is pending for the thread or its process.
 pub fn take_pending(thread: &Thread, wanted: SignalSet) -> Option<(u32, SignalInfo)> {
     let own = thread.signals.lock().pending.take(wanted);
-    own.or_else(|| thread.process().with_pending(|pending| pending.take(wanted)))
+    let (signal, info, timer) = own.or_else(|| thread.process().with_pending(|pending| pending.take(wanted)))?;
+    Some(match timer {
+        Some(timer) => (signal, info.with_overrun(timer.deliver())),
+        None => (signal, info),
+    })
 }
 
 /// Where all that ends a wait is a stop by default, stops in the middle of it and says so: the wait goes on afterwards.
@@ -442,6 +495,7 @@ pub fn stop_without_interrupting(thread: &Arc<Thread>) -> bool {
 /// Deals with the running thread's signals before it goes on.
 pub fn handle_pending(thread: &Arc<Thread>, frame: &mut TrapFrame) {
     let mut restart = thread.take_restart();
+    thread.process().unpark_timers();
     loop {
         if thread.process().is_exiting() {
             exit::exit_thread(thread);
@@ -514,26 +568,18 @@ fn enter_handler(
         (signals.saved_mask.take().unwrap_or(signals.mask), signals.alt_stack)
     };
     let sp = frame.sp().get();
-    let on_alt_stack = action.flags & u64::from(linux::SA_ONSTACK) != 0
-        && alt_stack.flags & linux::SS_DISABLE == 0
-        && !alt_stack.contains(sp);
+    let on_alt_stack =
+        action.flags & u64::from(linux::SA_ONSTACK) != 0 && alt_stack.size > 0 && !alt_stack.is_in_use(sp);
     let top = if on_alt_stack { alt_stack.address.wrapping_add(alt_stack.size) } else { sp };
     let address = top.wrapping_sub(Arch::SIGNAL_FRAME_SIZE as u64) & !15;
-    let reported_flags = if alt_stack.flags & linux::SS_DISABLE != 0 {
-        linux::SS_DISABLE
-    } else if alt_stack.contains(sp) {
-        linux::SS_ONSTACK
-    } else {
-        0
-    };
     let is_fault = matches!(signal, linux::SIGSEGV | linux::SIGBUS | linux::SIGILL | linux::SIGFPE | linux::SIGTRAP)
         && info.code() > 0;
     let setup = SignalSetup {
         signal,
         info: *info.bytes(),
         mask: old_mask.bits(),
-        alt_stack: (alt_stack.address, reported_flags, alt_stack.size),
-        fault_address: if is_fault { info.fault_address() } else { 0 },
+        alt_stack: (alt_stack.address, alt_stack.flags, alt_stack.size),
+        fault_address: if is_fault { info.word(16) } else { 0 },
         handler: UserAddr::new(action.handler),
         restorer: UserAddr::new(if action.flags & SA_RESTORER != 0 {
             action.restorer
@@ -555,7 +601,7 @@ fn enter_handler(
     if action.flags & u64::from(linux::SA_NODEFER) == 0 {
         signals.mask = (signals.mask | SignalSet::of(signal)).blockable();
     }
-    if on_alt_stack && alt_stack.flags & linux::SS_AUTODISARM != 0 {
+    if alt_stack.flags & linux::SS_AUTODISARM != 0 {
         signals.alt_stack = AltStack::default();
     }
     drop(signals);
@@ -572,7 +618,10 @@ pub fn return_from_handler(thread: &Arc<Thread>, frame: &mut TrapFrame) -> Resul
     user::copy_in_bytes(frame.sp(), bytes)?;
     // SAFETY: this is the running thread, and nobody else refers to its context.
     let context = unsafe { thread.own_context() };
-    let mask = Arch::restore_signal_frame(bytes, frame, context).ok_or(Errno::EFAULT)?;
-    thread.swap_signal_mask(mask);
+    let restored = Arch::restore_signal_frame(bytes, frame, context).ok_or(Errno::EFAULT)?;
+    thread.swap_signal_mask(restored.mask);
+    let (address, flags, size) = restored.alt_stack;
+    // As on Linux, a stack that cannot be set is left out.
+    let _ = thread.signals.lock().alt_stack.replace(AltStack { address, size, flags }, frame.sp().get());
     Ok(())
 }

@@ -11,10 +11,13 @@ use hal::{Arch as _, UserAddr, VirtAddr};
 use klib::{cpu_set::CpuSet, run_queue};
 
 use super::{
+    attributes::Attributes,
     identity::Identity,
+    pending::Pending,
     process::Process,
     scheduler,
-    signal::{AltStack, Pending, SignalSet},
+    signal::{AltStack, SignalSet},
+    usage::{Counters, Usage},
     wait::Wake,
 };
 use crate::{
@@ -87,6 +90,10 @@ pub struct Thread {
     /// The scheduler's virtual run time.
     run_time_ns: AtomicU64,
     started_ns: u64,
+    /// What it uses.
+    counters: Counters,
+    /// What prctl(2) and the scheduling calls set.
+    pub attributes: Attributes,
     /// Something is to be done before the program goes on: a signal, its end, a stop, a call to restart.
     attention: AtomicBool,
     /// The first argument of the system call in progress.
@@ -185,6 +192,8 @@ impl Thread {
             nice: AtomicI8::new(0),
             run_time_ns: AtomicU64::new(0),
             started_ns: crate::time::monotonic_ns(),
+            counters: Counters::default(),
+            attributes: Attributes::default(),
             attention: AtomicBool::new(false),
             syscall_argument: AtomicU64::new(0),
             masked_for_call: AtomicBool::new(false),
@@ -254,6 +263,31 @@ impl Thread {
     /// Sets [`nice`](Self::nice); what is beyond the range becomes its end.
     pub fn set_nice(&self, nice: i32) {
         self.nice.store(nice.clamp(-20, 19) as i8, Ordering::Relaxed);
+    }
+
+    /// What it used, up to now.
+    pub fn usage(&self) -> Usage {
+        self.counters.usage(self.cpu_time_ns())
+    }
+
+    /// It made a system call; told by the thread itself.
+    pub(super) fn enter_call(&self) {
+        self.counters.enter_call(|| self.cpu_time_ns());
+    }
+
+    /// What it does in the kernel takes long: its time is measured.
+    pub fn measure_kernel_time(&self) {
+        self.counters.measure(|| self.cpu_time_ns());
+    }
+
+    /// It goes back to its program, or ends.
+    pub(super) fn leave_kernel(&self) {
+        self.counters.leave_kernel(|| self.cpu_time_ns());
+    }
+
+    /// Where faults and switches are counted.
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// When it started, in nanoseconds of monotonic time.
@@ -347,7 +381,7 @@ impl Thread {
         scheduler::alert(self);
     }
 
-    /// As [`Thread::notify`] for a thread that has not started yet.
+    /// As [`Thread::notify`] for a thread that has not started yet, or that need not hurry.
     pub(super) fn mark_for_attention(&self) {
         self.attention.store(true, Ordering::Release);
     }

@@ -51,16 +51,21 @@ fn resolve(memory: &AddressSpace, address: UserAddr, access: FaultAccess) -> Res
 
 impl TrapHandler<Arch> for Handler {
     fn syscall(&self, frame: &mut TrapFrame) {
+        scheduler::current().enter_call();
         syscall::dispatch(frame);
     }
 
     fn user_fault(&self, frame: &mut TrapFrame, address: UserAddr, access: FaultAccess) {
         let thread = scheduler::current();
+        thread.measure_kernel_time();
         let result = match thread.memory() {
             Some(memory) if address.get() < Arch::USER_END => resolve(&memory, address, access),
             _ => Err((linux::SIGSEGV, linux::SEGV_MAPERR)),
         };
-        let Err((signal, code)) = result else { return };
+        let Err((signal, code)) = result else {
+            thread.counters().count_fault();
+            return;
+        };
         if signal == linux::SIGKILL {
             super::oom::relieve();
             return;
@@ -72,6 +77,7 @@ impl TrapHandler<Arch> for Handler {
     }
 
     fn user_exception(&self, frame: &mut TrapFrame, exception: UserException, address: UserAddr) {
+        scheduler::current().measure_kernel_time();
         let (signal, code) = match exception {
             UserException::IllegalInstruction => (linux::SIGILL, linux::ILL_ILLOPC),
             UserException::Breakpoint => (linux::SIGTRAP, linux::TRAP_BRKPT),
@@ -95,7 +101,10 @@ impl TrapHandler<Arch> for Handler {
         let Some(memory) = thread.memory() else { return false };
         loop {
             match resolve(&memory, address, access) {
-                Ok(()) => return true,
+                Ok(()) => {
+                    thread.counters().count_fault();
+                    return true;
+                }
                 // Lets others run: nobody copies with a lock held, so this may.
                 Err((linux::SIGKILL, _)) => super::oom::relieve(),
                 Err(_) => return false,
@@ -117,6 +126,7 @@ impl TrapHandler<Arch> for Handler {
             }
             let thread = scheduler::current();
             if !thread.take_attention() {
+                thread.leave_kernel();
                 return;
             }
             Arch::enable_interrupts();

@@ -3,7 +3,10 @@
 use core::{arch::asm, fmt, ops::Range, sync::atomic::AtomicU32};
 
 use aarch64_cpu::registers::{DAIF, MPIDR_EL1, TPIDR_EL1};
-use hal::{Arch, CpuStart, CpuStartError, PhysAddr, PowerAction, SignalSetup, TrapHandler, UserAddr, Vdso, VirtAddr};
+use hal::{
+    Arch, CpuStart, CpuStartError, PhysAddr, PowerAction, SignalRestore, SignalSetup, TrapHandler, UserAddr, Vdso,
+    VirtAddr,
+};
 use tock_registers::interfaces::{Readable, Writeable};
 
 use crate::{Context, TrapFrame, boot, context, cpu, mmu, power, signal, smp, trap, user_copy, vdso};
@@ -133,7 +136,7 @@ impl Arch for Aarch64 {
     ) -> usize {
         signal::build(frame, context, setup, address, out)
     }
-    fn restore_signal_frame(bytes: &[u8], frame: &mut TrapFrame, context: &mut Context) -> Option<u64> {
+    fn restore_signal_frame(bytes: &[u8], frame: &mut TrapFrame, context: &mut Context) -> Option<SignalRestore> {
         signal::restore(bytes, frame, context)
     }
 

@@ -1,6 +1,6 @@
 //! The signal frame a program finds on its stack, as Linux lays it out for arm64 (asm/sigcontext.h, asm/ucontext.h).
 
-use hal::{SignalSetup, UserAddr};
+use hal::{SignalRestore, SignalSetup, UserAddr};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{Context, TrapFrame, trap::USER_PSTATE_MASK};
@@ -99,8 +99,10 @@ pub(crate) fn build(
     USED_SIZE
 }
 
-pub(crate) fn restore(bytes: &[u8], frame: &mut TrapFrame, context: &mut Context) -> Option<u64> {
+pub(crate) fn restore(bytes: &[u8], frame: &mut TrapFrame, context: &mut Context) -> Option<SignalRestore> {
     let mask = get_u64(bytes, offset::SIGMASK)?;
+    let stack =
+        (get_u64(bytes, offset::STACK)?, get_u32(bytes, offset::STACK + 8)?, get_u64(bytes, offset::STACK + 16)?);
     let mut restored = frame.clone();
     restored.x = get_words(bytes, offset::REGISTERS)?;
     restored.sp = get_u64(bytes, offset::SP)?;
@@ -118,5 +120,5 @@ pub(crate) fn restore(bytes: &[u8], frame: &mut TrapFrame, context: &mut Context
     context.fp.v = get_words(bytes, offset::VECTORS)?;
     context.load_user();
     *frame = restored;
-    Some(mask)
+    Some(SignalRestore { mask, alt_stack: stack })
 }

@@ -292,19 +292,6 @@ impl Inotify {
         watch.end();
         Ok(())
     }
-
-    /// What /proc/PID/fdinfo says beside what it says of every file.
-    pub fn information(&self) -> String {
-        use core::fmt::Write as _;
-        let mut text = String::new();
-        for watch in self.watches.0.lock().by_number.values() {
-            let mask = watch.mask.load(Ordering::Relaxed);
-            let (device, inode) = watch.key;
-            let _ =
-                writeln!(text, "inotify wd:{:x} ino:{inode:x} sdev:{device:x} mask:{mask:x} ignored_mask:0", watch.wd);
-        }
-        text
-    }
 }
 
 impl Drop for Inotify {
@@ -317,6 +304,18 @@ impl Drop for Inotify {
 }
 
 impl FileOps for Inotify {
+    fn information(&self) -> String {
+        use core::fmt::Write as _;
+        let mut text = String::new();
+        for watch in self.watches.0.lock().by_number.values() {
+            let mask = watch.mask.load(Ordering::Relaxed);
+            let (device, inode) = watch.key;
+            let _ =
+                writeln!(text, "inotify wd:{:x} ino:{inode:x} sdev:{device:x} mask:{mask:x} ignored_mask:0", watch.wd);
+        }
+        text
+    }
+
     fn read(&self, file: &OpenFile, _position: &mut u64, buffer: &mut ReadBuffer<'_>) -> Result<usize> {
         let room = buffer.remaining();
         let bytes = match self.queue.take(room) {

@@ -8,7 +8,6 @@ use super::{FS, inode_number, metadata, number, owned_metadata};
 use crate::{
     fs::{
         DirectoryEntry, FileKind, FileOps, FileSystemStatus, Inode, Metadata, OpenFile, OpenFlags,
-        notify::inotify::Inotify,
         path::{self, Path},
         virtual_files::open_bytes,
     },
@@ -221,10 +220,11 @@ impl Inode for DescriptorInformation {
         }
         let mount = self.file.path().map_or(0, |path| path.mount().id());
         let inode = self.file.metadata().map_or(0, |metadata| metadata.inode);
-        let mut text = format!("pos:\t{}\nflags:\t0{bits:o}\nmnt_id:\t{mount}\nino:\t{inode}\n", self.file.position());
-        if let Some(inotify) = self.file.downcast::<Inotify>() {
-            text.push_str(&inotify.information());
-        }
+        let text = format!(
+            "pos:\t{}\nflags:\t0{bits:o}\nmnt_id:\t{mount}\nino:\t{inode}\n{}",
+            self.file.position(),
+            self.file.ops().information()
+        );
         Ok(Some(open_bytes(text.into_bytes(), None)))
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     smp,
     sync::IrqLock,
     task::{
+        pending::QueueSlot,
         process::{ExitStatus, Process},
         scheduler,
         signal::{NSIG, SIG_DFL, SIG_IGN},
@@ -274,9 +275,9 @@ fn stat(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
     let (letter, _) = state(process, shown.as_ref());
     let terminal = tty::controlling_terminal(process);
     let (tty_number, foreground) = terminal.map_or((0, -1), |tty| (tty.number() as i32, tty.foreground()));
-    let cpu_ns = match thread {
-        Some(thread) => thread.cpu_time_ns(),
-        None => process.cpu_time_ns(),
+    let (used, by_children) = match thread {
+        Some(thread) => (thread.usage(), Default::default()),
+        None => (process.usage(), process.children_usage()),
     };
     let start_ns = match thread {
         Some(thread) => thread.started_ns(),
@@ -295,8 +296,10 @@ fn stat(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
     let _ = write!(text, "{id} ({}) {letter} {}", name(process, thread), process.parent_pid());
     let _ = write!(text, " {} {} {tty_number} {foreground}", process.group(), process.session());
     // flags minflt cminflt majflt cmajflt
-    text.push_str(" 0 0 0 0 0");
-    let _ = write!(text, " {} 0 {} 0", cpu_ns / TICK_NS, process.children_cpu_time_ns() / TICK_NS);
+    let _ = write!(text, " 0 {} {} 0 0", used.faults, by_children.faults);
+    for usage in [used, by_children] {
+        let _ = write!(text, " {} {}", usage.user_ns / TICK_NS, usage.system_ns / TICK_NS);
+    }
     // priority nice num_threads itrealvalue starttime
     let nice = shown.as_ref().map_or(0, |thread| thread.nice());
     let _ = write!(text, " {} {nice} {} 0 {}", 20 + nice, process.threads().len(), start_ns / TICK_NS);
@@ -385,7 +388,8 @@ fn status(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
         (signals.pending.set().bits(), signals.mask.bits())
     });
     let _ = write!(text, "CoreDumping:\t0\nTHP_enabled:\t0\nThreads:\t{threads}\n");
-    let _ = writeln!(text, "SigQ:\t0/{}", process.rlimit(linux::RLIMIT_SIGPENDING).0);
+    let waiting = QueueSlot::count(process.credentials().user.real);
+    let _ = writeln!(text, "SigQ:\t{waiting}/{}", process.rlimit(linux::RLIMIT_SIGPENDING).0);
     for (name, set) in [
         ("SigPnd", pending),
         ("ShdPnd", process.pending_signals().bits()),
@@ -408,7 +412,12 @@ fn status(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
         u8::from(who.no_new_privileges)
     );
     let _ = write!(text, "Cpus_allowed_list:\t{}\nMems_allowed:\t1\nMems_allowed_list:\t0\n", sysfs::cpu_list(cpus));
-    text.push_str("voluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n");
+    let used = shown.map(|thread| thread.usage()).unwrap_or_default();
+    let _ = write!(
+        text,
+        "voluntary_ctxt_switches:\t{}\nnonvoluntary_ctxt_switches:\t{}\n",
+        used.voluntary_switches, used.involuntary_switches
+    );
     text.into_bytes()
 }
 

@@ -34,6 +34,7 @@ use crate::{
         process::{self, PID_MAX},
         scheduler::{self, CpuTimes},
         thread::RunState,
+        usage::Usage,
     },
     time,
 };
@@ -316,9 +317,13 @@ fn cpu_times() -> Vec<(usize, CpuTimes)> {
     smp::online().iter().map(|number| (number, scheduler::cpu_times(number))).collect()
 }
 
-/// A line of /proc/stat. Time in programs and in the kernel is not told apart.
-fn cpu_line(name: &str, times: CpuTimes) -> String {
-    format!("{name} {} 0 0 {} 0 0 0 0 0 0\n", times.busy_ns / TICK_NS, times.idle_ns / TICK_NS)
+/// A line of /proc/stat. Time in programs and in the kernel is told apart as it is of the processes that are there, with
+/// the children they waited for.
+fn cpu_line(name: &str, times: CpuTimes, used: Usage) -> String {
+    let share = u128::from(times.busy_ns) * u128::from(used.system_ns) / u128::from(used.cpu_ns().max(1));
+    let system_ns = (share as u64).min(times.busy_ns);
+    let [user, system, idle] = [times.busy_ns - system_ns, system_ns, times.idle_ns].map(|ns| ns / TICK_NS);
+    format!("{name} {user} 0 {system} {idle} 0 0 0 0 0 0\n")
 }
 
 fn stat() -> Vec<u8> {
@@ -328,10 +333,15 @@ fn stat() -> Vec<u8> {
         busy_ns: sum.busy_ns + times.busy_ns,
         idle_ns: sum.idle_ns + times.idle_ns,
     });
+    let mut used = Usage::default();
+    for process in process::all() {
+        used += process.usage();
+        used += process.children_usage();
+    }
     // Two blanks, so that the columns of all and of each begin at one place.
-    let mut text = cpu_line("cpu ", all);
+    let mut text = cpu_line("cpu ", all, used);
     for (number, times) in cpus {
-        text.push_str(&cpu_line(&format!("cpu{number}"), times));
+        text.push_str(&cpu_line(&format!("cpu{number}"), times, used));
     }
     let interrupts: u64 = irq::statistics().iter().flat_map(|line| &line.counts).sum();
     let booted = time::realtime_ns().saturating_sub(time::monotonic_ns()) / NS_PER_SECOND;

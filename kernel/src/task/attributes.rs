@@ -1,0 +1,54 @@
+//! What a thread's own calls set for it: prctl(2), nice(2), sched_setscheduler(2), ioprio_set(2).
+
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+/// What a wait may be late by when nothing else was asked for, in nanoseconds.
+pub const DEFAULT_TIMER_SLACK_NS: u64 = 50_000;
+
+/// The settings of a thread.
+pub struct Attributes {
+    /// Sent to the process when the thread that made it ends (PR_SET_PDEATHSIG); 0: nothing.
+    pub death_signal: AtomicU32,
+    /// PR_SET_TIMERSLACK and what 0 goes back to, in nanoseconds.
+    pub timer_slack_ns: AtomicU64,
+    /// As `timer_slack_ns` was when the thread was made.
+    pub default_timer_slack_ns: AtomicU64,
+    /// SCHED_*.
+    pub policy: AtomicU32,
+    /// The priority of SCHED_FIFO and SCHED_RR, 1 to 99; else 0.
+    pub priority: AtomicU32,
+    /// SCHED_RESET_ON_FORK.
+    pub reset_on_fork: AtomicBool,
+    /// ioprio_set(2): class and level.
+    pub io_priority: AtomicU32,
+}
+
+impl Default for Attributes {
+    fn default() -> Self {
+        Self {
+            death_signal: AtomicU32::new(0),
+            timer_slack_ns: AtomicU64::new(DEFAULT_TIMER_SLACK_NS),
+            default_timer_slack_ns: AtomicU64::new(DEFAULT_TIMER_SLACK_NS),
+            policy: AtomicU32::new(abi::linux::SCHED_NORMAL),
+            priority: AtomicU32::new(0),
+            reset_on_fork: AtomicBool::new(false),
+            io_priority: AtomicU32::new(0),
+        }
+    }
+}
+
+impl Attributes {
+    /// Takes over what a new thread or process gets from the one that makes it.
+    pub fn inherit(&self, parent: &Self) {
+        use Ordering::Relaxed;
+        let slack = parent.timer_slack_ns.load(Relaxed);
+        self.timer_slack_ns.store(slack, Relaxed);
+        self.default_timer_slack_ns.store(slack, Relaxed);
+        self.io_priority.store(parent.io_priority.load(Relaxed), Relaxed);
+        if parent.reset_on_fork.load(Relaxed) {
+            return;
+        }
+        self.policy.store(parent.policy.load(Relaxed), Relaxed);
+        self.priority.store(parent.priority.load(Relaxed), Relaxed);
+    }
+}
