@@ -30,7 +30,8 @@ macro_rules! programs {
 
 programs! {
     attributes credentials descriptors elf files job_control limits mappings memory mounts paths pidfds pipes places poll
-    processes procfs pseudo_terminals quotas signals splice terminals threads timers times unix_sockets watches
+    processes procfs pseudo_terminals quotas scheduling signals splice terminals threads timers times unix_sockets
+    watches
 }
 
 /// This folder.

@@ -10,6 +10,7 @@ use hal::{Arch as _, UserAddr};
 use crate::{
     arch::Arch,
     mm::{PAGE_SIZE, frames::FrameRef, user},
+    task::scheduler,
 };
 
 /// One stretch of user memory.
@@ -56,15 +57,25 @@ pub struct ReadBuffer<'a> {
     remaining: usize,
 }
 
+/// What moves much takes long: its time is measured (`task::usage`).
+fn measure_large(len: usize) {
+    const LARGE: usize = 64 << 10;
+    if len >= LARGE {
+        scheduler::current().measure_kernel_time();
+    }
+}
+
 impl<'a> ReadBuffer<'a> {
     /// User memory in one piece.
     pub fn user(address: UserAddr, len: usize) -> Self {
+        measure_large(len);
         Self { memory: Memory::User(UserSlice { address, len }), remaining: len }
     }
 
     /// User memory in pieces (readv).
     pub fn user_vector(pieces: &'a mut [UserSlice]) -> Self {
         let remaining = pieces.iter().map(|piece| piece.len).sum();
+        measure_large(remaining);
         Self { memory: Memory::Vector(pieces), remaining }
     }
 
@@ -141,12 +152,14 @@ pub struct WriteBuffer<'a> {
 impl<'a> WriteBuffer<'a> {
     /// User memory in one piece.
     pub fn user(address: UserAddr, len: usize) -> Self {
+        measure_large(len);
         Self { memory: Memory::User(UserSlice { address, len }), remaining: len }
     }
 
     /// User memory in pieces (writev).
     pub fn user_vector(pieces: &'a mut [UserSlice]) -> Self {
         let remaining = pieces.iter().map(|piece| piece.len).sum();
+        measure_large(remaining);
         Self { memory: Memory::Vector(pieces), remaining }
     }
 

@@ -34,6 +34,7 @@ pub mod tmpfs;
 pub mod tty;
 pub mod unix_socket;
 pub mod virtual_files;
+pub mod write_access;
 
 use alloc::{string::String, sync::Arc, vec::Vec};
 
@@ -291,6 +292,11 @@ pub trait Inode: core::any::Any + Send + Sync {
     fn rename(&self, name: &[u8], new_parent: &Arc<dyn Inode>, new_name: &[u8], exchange: bool) -> Result<()> {
         let _ = (name, new_parent, new_name, exchange);
         Err(Errno::EROFS)
+    }
+
+    /// The process whose directory in /proc this is.
+    fn process(&self) -> Option<Arc<crate::task::process::Process>> {
+        None
     }
 
     /// The target of a symbolic link.

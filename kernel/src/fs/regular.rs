@@ -14,6 +14,7 @@ use super::{
     notify,
     path::Path,
     permission::{self, READ, WRITE},
+    write_access::Writing,
 };
 use crate::{
     mm::{object::VmObject, user},
@@ -71,7 +72,12 @@ fn open_with(path: Path, flags: OpenFlags, check: bool) -> Result<Arc<OpenFile>>
     let ops = match path.inode().open(flags)? {
         Some(ops) => ops,
         None => match kind {
-            FileKind::Regular => Arc::new(RegularFile { inode: path.inode().clone() }),
+            FileKind::Regular => {
+                // A file that never had a name (memfd_create(2)) may be run while it is open.
+                let counts = flags.writable() && path.dentry().parent().is_some();
+                let writing = counts.then(|| Writing::start(path.inode())).transpose()?;
+                Arc::new(RegularFile { inode: path.inode().clone(), _writing: writing })
+            }
             FileKind::Directory => Arc::new(DirectoryFile { path: path.clone() }) as Arc<dyn FileOps>,
             _ => return Err(Errno::ENXIO),
         },
@@ -90,6 +96,7 @@ fn open_with(path: Path, flags: OpenFlags, check: bool) -> Result<Arc<OpenFile>>
 /// An open regular file.
 struct RegularFile {
     inode: Arc<dyn Inode>,
+    _writing: Option<Writing>,
 }
 
 /// Checks that a write at `position` is allowed and returns how many of `len` bytes are: at least one.

@@ -9,7 +9,7 @@ use super::{Call, file::resolve_at};
 use crate::{
     fs::{
         FileKind, OpenFile, PollEvents, PollTable, ReadBuffer, WriteBuffer, io_buffer::UserSlice, notify, path::Path,
-        permission, regular, regular::MAX_OFFSET,
+        permission, regular, regular::MAX_OFFSET, write_access::Writing,
     },
     mm::{PAGE_SIZE, user},
     task::wait::Turn,
@@ -379,6 +379,7 @@ pub fn sys_truncate(call: &mut Call<'_>) -> Result<u64> {
     }
     found.require_writable()?;
     permission::check(&**found.inode(), permission::WRITE)?;
+    let _writing = Writing::start(found.inode())?;
     set_size(&found, size)
 }
 

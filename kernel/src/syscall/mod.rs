@@ -20,6 +20,7 @@ pub mod poll;
 pub mod prctl;
 pub mod process;
 pub mod process_memory;
+pub mod sched;
 pub mod signal;
 pub mod socket;
 pub mod splice;

@@ -1,5 +1,7 @@
 //! Processes as descriptors.
 
+use alloc::sync::Arc;
+
 use abi::{Errno, Result, linux};
 
 use super::{
@@ -44,9 +46,18 @@ pub fn sys_pidfd_send_signal(call: &mut Call<'_>) -> Result<u64> {
         return Err(Errno::EINVAL);
     }
     let file = call.file(0)?;
-    let target = file.downcast::<PidFd>().ok_or(Errno::EBADF)?;
-    let to_thread = flags == TO_THREAD || flags == 0 && target.is_thread();
-    let itself = target.process().is_ok_and(|process| process.pid() == call.thread.tid());
+    let target = file.downcast::<PidFd>();
+    // A process's directory in /proc does as well.
+    let found = match (target, file.inode().and_then(|inode| inode.process())) {
+        (Some(target), _) => target.process().cloned(),
+        (None, Some(process)) => {
+            let is_current = process::find(process.pid()).is_some_and(|current| Arc::ptr_eq(&current, &process));
+            if is_current { Ok(process) } else { Err(Errno::ESRCH) }
+        }
+        (None, None) => return Err(Errno::EBADF),
+    };
+    let to_thread = flags == TO_THREAD || flags == 0 && target.is_some_and(PidFd::is_thread);
+    let itself = found.as_ref().is_ok_and(|process| process.pid() == call.thread.tid());
     let uid = call.thread.identity.own().user.real;
     let info = match call.optional_address(2) {
         Some(address) => {
@@ -62,7 +73,7 @@ pub fn sys_pidfd_send_signal(call: &mut Call<'_>) -> Result<u64> {
         None if to_thread => SignalInfo::thread(signal, call.process().pid(), uid),
         None => SignalInfo::user(signal, call.process().pid(), uid),
     };
-    let process = target.process()?.clone();
+    let process = found?;
     if signal >= NSIG {
         return Err(Errno::EINVAL);
     }
@@ -72,7 +83,7 @@ pub fn sys_pidfd_send_signal(call: &mut Call<'_>) -> Result<u64> {
     }
     process.check_signal(call.thread, signal)?;
     if to_thread {
-        let thread = target.thread()?;
+        let thread = target.map_or_else(|| process.main_thread().ok_or(Errno::ESRCH), PidFd::thread)?;
         send_as_program(|| signal::send_to_thread(&thread, signal, info))
     } else {
         send_as_program(|| signal::send_to_process(&process, signal, info))

@@ -34,11 +34,7 @@ pub fn sys_prctl(call: &mut Call<'_>) -> Result<u64> {
             call.thread.set_name(&name[..len]);
         }
         prctl::PR_GET_NAME => {
-            let mut name = [0u8; 16];
-            let text = call.thread.name();
-            let len = text.len().min(15);
-            name[..len].copy_from_slice(&text.as_bytes()[..len]);
-            user::copy_out(call.address(1), &name)?;
+            user::copy_out(call.address(1), &call.thread.name_bytes())?;
         }
         prctl::PR_SET_CHILD_SUBREAPER => process.set_subreaper(value != 0),
         prctl::PR_GET_CHILD_SUBREAPER => {

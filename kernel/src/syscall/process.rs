@@ -1,6 +1,6 @@
 //! Processes: numbers, groups, exec, exit, limits.
 
-use alloc::vec::Vec;
+use alloc::{format, vec::Vec};
 
 use abi::{Errno, Result, linux};
 use hal::UserAddr;
@@ -74,7 +74,7 @@ pub fn sys_execve(call: &mut Call<'_>) -> Result<u64> {
     let (arguments, environment) = (copy_strings(call.address(1))?, copy_strings(call.address(2))?);
     let fs = call.process().fs().lock().clone();
     let file = path::resolve(&fs.cwd, &fs.root, &name, true)?;
-    run(call, file, Program { name, arguments, environment })
+    run(call, file, Program { name, title: None, closes: false, arguments, environment })
 }
 
 /// [execveat(2)](https://man7.org/linux/man-pages/man2/execveat.2.html).
@@ -103,8 +103,19 @@ pub fn sys_execveat(call: &mut Call<'_>) -> Result<u64> {
     if !follow && file.kind() == crate::fs::FileKind::Symlink {
         return Err(Errno::ELOOP);
     }
-    let name = if name.is_empty() { file.bytes() } else { name };
-    run(call, file, Program { name, arguments, environment })
+    // Relative to a descriptor, the program is known by that.
+    let mut program = Program { name, title: None, closes: false, arguments, environment };
+    let fd = call.int(0);
+    if fd != linux::AT_FDCWD && program.name.first() != Some(&b'/') {
+        program.closes = call.process().files().is_close_on_exec(fd)?;
+        program.name = if program.name.is_empty() {
+            program.title = file.bytes().rsplit(|byte| *byte == b'/').next().map(<[u8]>::to_vec);
+            format!("/dev/fd/{fd}").into_bytes()
+        } else {
+            [format!("/dev/fd/{fd}/").as_bytes(), &program.name].concat()
+        };
+    }
+    run(call, file, program)
 }
 
 fn run(call: &mut Call<'_>, file: path::Path, mut program: Program) -> Result<u64> {

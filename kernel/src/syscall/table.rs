@@ -6,7 +6,7 @@ use abi::linux;
 
 use super::{
     Handler, credentials, fd, file, file_io, handle, kernel_log, memory, memory_lock, misc, mount, path_ops, pidfd,
-    poll, prctl, process, process_memory, signal, socket, splice, thread, time, timer, wait, watch, xattr,
+    poll, prctl, process, process_memory, sched, signal, socket, splice, thread, time, timer, wait, watch, xattr,
 };
 
 /// One more than the highest number any architecture gives a call.
@@ -192,23 +192,29 @@ pub static HANDLERS: [Option<Handler>; NR_CALLS] = build(&[
     (linux::__NR_futex, thread::sys_futex),
     (linux::__NR_get_robust_list, thread::sys_get_robust_list),
     (linux::__NR_getcpu, thread::sys_getcpu),
-    (linux::__NR_getpriority, thread::sys_getpriority),
     (linux::__NR_gettid, thread::sys_gettid),
     (linux::__NR_membarrier, thread::sys_membarrier),
-    (linux::__NR_sched_get_priority_max, thread::sys_sched_get_priority_max),
-    (linux::__NR_sched_get_priority_min, thread::sys_sched_get_priority_min),
     (linux::__NR_sched_getaffinity, thread::sys_sched_getaffinity),
-    (linux::__NR_sched_getparam, thread::sys_sched_getparam),
-    (linux::__NR_sched_getscheduler, thread::sys_sched_getscheduler),
     (linux::__NR_sched_setaffinity, thread::sys_sched_setaffinity),
-    (linux::__NR_sched_setparam, thread::sys_sched_setparam),
-    (linux::__NR_sched_setscheduler, thread::sys_sched_setscheduler),
     (linux::__NR_sched_yield, thread::sys_sched_yield),
     (linux::__NR_setns, thread::sys_setns),
     (linux::__NR_unshare, thread::sys_unshare),
     (linux::__NR_set_robust_list, thread::sys_set_robust_list),
     (linux::__NR_set_tid_address, thread::sys_set_tid_address),
-    (linux::__NR_setpriority, thread::sys_setpriority),
+    // sched
+    (linux::__NR_getpriority, sched::sys_getpriority),
+    (linux::__NR_ioprio_get, sched::sys_ioprio_get),
+    (linux::__NR_ioprio_set, sched::sys_ioprio_set),
+    (linux::__NR_sched_get_priority_max, sched::sys_sched_get_priority_max),
+    (linux::__NR_sched_get_priority_min, sched::sys_sched_get_priority_min),
+    (linux::__NR_sched_getattr, sched::sys_sched_getattr),
+    (linux::__NR_sched_getparam, sched::sys_sched_getparam),
+    (linux::__NR_sched_getscheduler, sched::sys_sched_getscheduler),
+    (linux::__NR_sched_rr_get_interval, sched::sys_sched_rr_get_interval),
+    (linux::__NR_sched_setattr, sched::sys_sched_setattr),
+    (linux::__NR_sched_setparam, sched::sys_sched_setparam),
+    (linux::__NR_sched_setscheduler, sched::sys_sched_setscheduler),
+    (linux::__NR_setpriority, sched::sys_setpriority),
     // signal
     (linux::__NR_kill, signal::sys_kill),
     (linux::__NR_restart_syscall, signal::sys_restart_syscall),

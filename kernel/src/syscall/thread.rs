@@ -1,6 +1,6 @@
 //! Threads: clone, futex, scheduling.
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::sync::Arc;
 use core::sync::atomic::{Ordering, fence};
 
 use abi::{Errno, Result, linux};
@@ -208,113 +208,6 @@ pub fn sys_sched_setaffinity(call: &mut Call<'_>) -> Result<u64> {
     }
     scheduler::set_affinity(&thread, cpus);
     Ok(0)
-}
-
-fn find_thread(call: &Call<'_>) -> Result<()> {
-    match call.int(0) {
-        tid if tid < 0 => Err(Errno::EINVAL),
-        0 => Ok(()),
-        tid => process::find_thread(tid).map(|_| ()).ok_or(Errno::ESRCH),
-    }
-}
-
-/// [sched_getscheduler(2)](https://man7.org/linux/man-pages/man2/sched_setscheduler.2.html): SCHED_OTHER for all.
-pub fn sys_sched_getscheduler(call: &mut Call<'_>) -> Result<u64> {
-    find_thread(call)?;
-    Ok(u64::from(linux::SCHED_NORMAL))
-}
-
-/// [sched_setscheduler(2)](https://man7.org/linux/man-pages/man2/sched_setscheduler.2.html).
-pub fn sys_sched_setscheduler(call: &mut Call<'_>) -> Result<u64> {
-    find_thread(call)?;
-    let priority: i32 = user::copy_in(call.address(2))?;
-    match (call.uint(1), priority) {
-        (linux::SCHED_NORMAL | linux::SCHED_BATCH | linux::SCHED_IDLE, 0) => Ok(0),
-        _ => Err(Errno::EINVAL),
-    }
-}
-
-/// [sched_getparam(2)](https://man7.org/linux/man-pages/man2/sched_setparam.2.html).
-pub fn sys_sched_getparam(call: &mut Call<'_>) -> Result<u64> {
-    find_thread(call)?;
-    user::copy_out(call.address(1), &0i32)?;
-    Ok(0)
-}
-
-/// [sched_setparam(2)](https://man7.org/linux/man-pages/man2/sched_setparam.2.html).
-pub fn sys_sched_setparam(call: &mut Call<'_>) -> Result<u64> {
-    find_thread(call)?;
-    let priority: i32 = user::copy_in(call.address(1))?;
-    if priority == 0 { Ok(0) } else { Err(Errno::EINVAL) }
-}
-
-/// [sched_get_priority_max(2)](https://man7.org/linux/man-pages/man2/sched_get_priority_max.2.html).
-pub fn sys_sched_get_priority_max(call: &mut Call<'_>) -> Result<u64> {
-    match call.uint(0) {
-        linux::SCHED_FIFO | linux::SCHED_RR => Ok(99),
-        linux::SCHED_NORMAL | linux::SCHED_BATCH | linux::SCHED_IDLE => Ok(0),
-        _ => Err(Errno::EINVAL),
-    }
-}
-
-/// [sched_get_priority_min(2)](https://man7.org/linux/man-pages/man2/sched_get_priority_max.2.html).
-pub fn sys_sched_get_priority_min(call: &mut Call<'_>) -> Result<u64> {
-    match call.uint(0) {
-        linux::SCHED_FIFO | linux::SCHED_RR => Ok(1),
-        linux::SCHED_NORMAL | linux::SCHED_BATCH | linux::SCHED_IDLE => Ok(0),
-        _ => Err(Errno::EINVAL),
-    }
-}
-
-/// The threads that getpriority and setpriority are about. EINVAL for an unknown kind, ESRCH for nobody.
-fn priority_targets(call: &Call<'_>) -> Result<Vec<Arc<Thread>>> {
-    let who = call.int(1);
-    let of = |wanted: &dyn Fn(&process::Process) -> bool| {
-        process::all().iter().filter(|process| wanted(process)).flat_map(|process| process.threads()).collect()
-    };
-    let found: Vec<Arc<Thread>> = match call.uint(0) {
-        linux::PRIO_PROCESS if who == 0 => alloc::vec![call.thread.clone()],
-        linux::PRIO_PROCESS => process::find_thread(who).into_iter().collect(),
-        linux::PRIO_PGRP => {
-            let group = if who == 0 { call.process().group() } else { who };
-            of(&|process| process.group() == group)
-        }
-        linux::PRIO_USER => {
-            let user = if who == 0 { call.thread.identity.own().user.real } else { who as u32 };
-            of(&|process| process.credentials().user.real == user)
-        }
-        _ => return Err(Errno::EINVAL),
-    };
-    if found.is_empty() { Err(Errno::ESRCH) } else { Ok(found) }
-}
-
-/// [getpriority(2)](https://man7.org/linux/man-pages/man2/getpriority.2.html): of several the most favoured. The raw
-/// call says nice values as 1 to 40, from the least favoured on.
-pub fn sys_getpriority(call: &mut Call<'_>) -> Result<u64> {
-    let best = priority_targets(call)?.iter().map(|thread| thread.nice()).min().unwrap_or(0);
-    Ok((20 - best) as u64)
-}
-
-/// [setpriority(2)](https://man7.org/linux/man-pages/man2/getpriority.2.html). EPERM for threads of others, EACCES for
-/// more than RLIMIT_NICE allows.
-pub fn sys_setpriority(call: &mut Call<'_>) -> Result<u64> {
-    let nice = call.int(2).clamp(-20, 19);
-    let caller = call.thread.identity.own();
-    let mut result = Ok(0);
-    for thread in priority_targets(call)? {
-        let target = thread.identity.own();
-        let ours = [target.user.real, target.user.effective].contains(&caller.user.effective);
-        let (limit, _) = thread.process().rlimit(linux::RLIMIT_NICE);
-        let boosted = nice < thread.nice() && (20 - nice) as u64 > limit;
-        if !ours && !caller.has(linux::CAP_SYS_NICE) {
-            result = Err(Errno::EPERM);
-        } else if boosted && !caller.has(linux::CAP_SYS_NICE) {
-            result = Err(Errno::EACCES);
-        } else {
-            thread.set_nice(nice);
-        }
-    }
-    result
 }
 
 /// [getcpu(2)](https://man7.org/linux/man-pages/man2/getcpu.2.html): all memory is equally near.

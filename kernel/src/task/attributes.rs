@@ -2,6 +2,8 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use abi::linux;
+
 /// What a wait may be late by when nothing else was asked for, in nanoseconds.
 pub const DEFAULT_TIMER_SLACK_NS: u64 = 50_000;
 
@@ -29,7 +31,7 @@ impl Default for Attributes {
             death_signal: AtomicU32::new(0),
             timer_slack_ns: AtomicU64::new(DEFAULT_TIMER_SLACK_NS),
             default_timer_slack_ns: AtomicU64::new(DEFAULT_TIMER_SLACK_NS),
-            policy: AtomicU32::new(abi::linux::SCHED_NORMAL),
+            policy: AtomicU32::new(linux::SCHED_NORMAL),
             priority: AtomicU32::new(0),
             reset_on_fork: AtomicBool::new(false),
             io_priority: AtomicU32::new(0),
@@ -38,6 +40,21 @@ impl Default for Attributes {
 }
 
 impl Attributes {
+    /// The nice value that a thread of this one weighs as. Real-time policies order nothing: their threads weigh as the
+    /// least nice ones, those of SCHED_IDLE as the nicest.
+    pub fn weighing_as(&self, nice: i8) -> i8 {
+        match self.policy.load(Ordering::Relaxed) {
+            linux::SCHED_FIFO | linux::SCHED_RR => -20,
+            linux::SCHED_IDLE => 19,
+            _ => nice,
+        }
+    }
+
+    /// The nice value of what a thread of this one makes.
+    pub fn nice_of_child(&self, nice: i32) -> i32 {
+        if self.reset_on_fork.load(Ordering::Relaxed) { nice.max(0) } else { nice }
+    }
+
     /// Takes over what a new thread or process gets from the one that makes it.
     pub fn inherit(&self, parent: &Self) {
         use Ordering::Relaxed;

@@ -108,17 +108,15 @@ fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Res
         let memory = if has(linux::CLONE_VM) { parent_memory } else { parent_memory.fork()? };
         (new_process(thread, tid, memory.clone(), &request), memory)
     };
-    let mut name = [0; 15];
-    let parent_name = thread.name();
-    let len = parent_name.len().min(name.len());
-    name[..len].copy_from_slice(&parent_name.as_bytes()[..len]);
+    let name = thread.name_bytes();
+    let len = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
     let child = Thread::user(tid, child_process.clone(), &child_frame, &name[..len], |context| {
         Arch::save_user_state(context);
         if has(linux::CLONE_SETTLS) {
             Arch::set_thread_pointer(context, request.tls);
         }
     })?;
-    child.set_nice(thread.nice());
+    child.set_nice(thread.attributes.nice_of_child(thread.nice()));
     child.set_affinity(thread.affinity());
     child.identity.inherit(&thread.identity, credentials, charge);
     {

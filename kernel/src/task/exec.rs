@@ -23,6 +23,7 @@ use crate::{
         FileKind, Inode, ReadBuffer,
         path::{self, Path},
         permission,
+        write_access::Running,
     },
     mm::{
         address_space::{AddressSpace, Layout, MapRequest},
@@ -54,6 +55,10 @@ const MAX_SCRIPTS: usize = 4;
 pub struct Program {
     /// The path as given.
     pub name: Vec<u8>,
+    /// What the thread is called, where that is not the end of `name`.
+    pub title: Option<Vec<u8>>,
+    /// The path leads through a descriptor that will be closed: an interpreter would not find the file.
+    pub closes: bool,
     /// argv.
     pub arguments: Vec<Vec<u8>>,
     /// envp.
@@ -128,7 +133,15 @@ pub struct Loaded {
     /// Its first registers.
     pub frame: TrapFrame,
     /// The file.
-    pub executable: Path,
+    pub executable: Executable,
+}
+
+/// The file that a process runs: nobody writes to it meanwhile.
+#[derive(Clone)]
+pub struct Executable {
+    /// Where it is.
+    pub path: Path,
+    _running: Arc<Running>,
 }
 
 struct ElfFile(Arc<dyn Inode>);
@@ -152,9 +165,13 @@ pub fn load(fs: &FsContext, file: Path, mut program: Program) -> Result<Loaded> 
     for _ in 0..=MAX_SCRIPTS {
         let inode = executable.inode().clone();
         check_executable(&executable)?;
+        let running = Running::start(&inode)?;
         let mut head = [0; 256];
         let len = inode.read_at(0, &mut ReadBuffer::kernel(&mut head))?;
         if let Some((interpreter, argument)) = klib::elf::interpreter_line(&head[..len]) {
+            if program.closes {
+                return Err(Errno::ENOENT);
+            }
             let mut arguments = vec![interpreter.to_vec()];
             arguments.extend(argument.map(<[u8]>::to_vec));
             arguments.push(program.name.clone());
@@ -165,6 +182,7 @@ pub fn load(fs: &FsContext, file: Path, mut program: Program) -> Result<Loaded> 
             executable = path::resolve(&fs.cwd, &fs.root, interpreter, true)?;
             continue;
         }
+        let executable = Executable { path: executable, _running: Arc::new(running) };
         return load_elf(fs, executable, inode, &program);
     }
     Err(Errno::ELOOP)
@@ -185,9 +203,9 @@ fn parse(inode: &Arc<dyn Inode>) -> Result<ElfImage> {
     })
 }
 
-fn load_elf(fs: &FsContext, executable: Path, inode: Arc<dyn Inode>, program: &Program) -> Result<Loaded> {
+fn load_elf(fs: &FsContext, executable: Executable, inode: Arc<dyn Inode>, program: &Program) -> Result<Loaded> {
     let image = parse(&inode)?;
-    let runner = Runner::of(&executable);
+    let runner = Runner::of(&executable.path);
     let memory = AddressSpace::new()?;
     let ids = (runner.credentials.user, runner.credentials.group);
     memory.set_dumpable(runner.readable && ids.0.real == ids.0.effective && ids.1.real == ids.1.effective);
@@ -210,7 +228,7 @@ fn load_elf(fs: &FsContext, executable: Path, inode: Arc<dyn Inode>, program: &P
             (base & !(align - 1)).wrapping_sub(image.load_span.start)
         }
     };
-    map_image(&memory, &image, &inode, &executable, bias)?;
+    map_image(&memory, &image, &inode, &executable.path, bias)?;
     let mut entry = image.entry.wrapping_add(bias);
     let mut interpreter_base = 0;
     if let Some((offset, len)) = image.interp {
@@ -418,7 +436,10 @@ pub fn replace(thread: &Arc<Thread>, frame: &mut TrapFrame, file: Path, program:
     let process: &Arc<Process> = thread.process();
     thread.measure_kernel_time();
     let fs = process.fs().lock().clone();
-    let name = program.name.rsplit(|byte| *byte == b'/').next().unwrap_or(&[]).to_vec();
+    let name = match &program.title {
+        Some(title) => title.clone(),
+        None => program.name.rsplit(|byte| *byte == b'/').next().unwrap_or(&[]).to_vec(),
+    };
     let loaded = load(&fs, file, program)?;
     drop(fs);
     if !end_other_threads(thread) {

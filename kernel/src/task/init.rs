@@ -160,6 +160,8 @@ fn start(last: Option<ExitStatus>) -> Result<()> {
     let home = fs::path::resolve(&root, &root, b"/root", true).unwrap_or_else(|_| root.clone());
     let context = FsContext { root: root.clone(), cwd: home, umask: 0o022 };
     let program = Program {
+        title: None,
+        closes: false,
         name: b"/usr/bin/python3".to_vec(),
         arguments: [&b"python3"[..], b"-m", b"piton.init"].map(<[u8]>::to_vec).to_vec(),
         environment: environment(last),

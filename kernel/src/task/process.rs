@@ -15,6 +15,7 @@ use abi::{Errno, Result, linux};
 use klib::credentials::Credentials;
 
 use super::{
+    exec::Executable,
     identity::ProcessIdentity,
     interval_timer::{self, IntervalTimer},
     pending::Pending,
@@ -73,7 +74,7 @@ pub(super) struct State {
     pub memory: Option<Arc<AddressSpace>>,
     pub files: Arc<FdTable>,
     pub fs: Arc<IrqLock<FsContext>>,
-    pub executable: Option<Path>,
+    pub executable: Option<Executable>,
     pub name: String,
     /// How it is to end, once asked to.
     pub requested: Option<ExitStatus>,
@@ -226,7 +227,7 @@ pub(super) struct NewProcess {
     pub files: Arc<FdTable>,
     pub fs: Arc<IrqLock<FsContext>>,
     pub actions: Arc<IrqLock<ActionTable>>,
-    pub executable: Option<Path>,
+    pub executable: Option<Executable>,
     pub name: String,
     pub limits: Limits,
     pub exit_signal: u32,
@@ -365,7 +366,7 @@ impl Process {
     }
     /// The program it runs.
     pub fn executable(&self) -> Option<Path> {
-        self.state.lock().executable.clone()
+        self.state.lock().executable.as_ref().map(|executable| executable.path.clone())
     }
     /// A resource limit, soft and hard.
     pub fn rlimit(&self, resource: u32) -> (u64, u64) {

@@ -237,6 +237,11 @@ impl Thread {
         String::from_utf8_lossy(&name[..len]).into_owned()
     }
 
+    /// Its name as it was set, with zeroes behind it.
+    pub fn name_bytes(&self) -> [u8; 16] {
+        *self.name.lock()
+    }
+
     /// Sets its name; what is beyond 15 bytes is cut off.
     pub fn set_name(&self, name: &[u8]) {
         let mut own = [0; 16];
@@ -297,7 +302,8 @@ impl Thread {
 
     pub(super) fn add_cpu_time(&self, ns: u64) {
         self.cpu_time_ns.fetch_add(ns, Ordering::Relaxed);
-        self.run_time_ns.fetch_add(run_queue::weighted(ns, self.nice.load(Ordering::Relaxed)), Ordering::Relaxed);
+        let nice = self.attributes.weighing_as(self.nice.load(Ordering::Relaxed));
+        self.run_time_ns.fetch_add(run_queue::weighted(ns, nice), Ordering::Relaxed);
     }
 
     pub(super) fn run_time_ns(&self) -> u64 {

@@ -372,3 +372,16 @@ def sigchld_tells_how_a_child_changed():
     os.waitpid(child, 0)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
     return result
+
+
+@check
+def thread_name_is_bytes():
+    name = ctypes.create_string_buffer(16)
+    raw.prctl(15, b"cut \xf0\x9f\x90\x8d in two \xf0\x9f", 0, 0, 0)
+    raw.prctl(16, name, 0, 0, 0)
+    with open("/proc/self/comm", "rb") as file:
+        shown = file.read()
+    with open("/proc/thread-self/comm", "wb") as file:
+        file.write(b"\xff\xfe\n")
+    raw.prctl(16, name, 0, 0, 0)
+    return shown, name.value

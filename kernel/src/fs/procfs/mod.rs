@@ -231,6 +231,9 @@ impl ProcessDirectory {
 }
 
 impl Inode for ProcessDirectory {
+    fn process(&self) -> Option<Arc<Process>> {
+        self.thread.is_none().then(|| self.process.clone())
+    }
     fn metadata(&self) -> Metadata {
         // These directories show their user even where the process hides (proc(5)).
         let mut metadata = metadata(inode_number(self.id(), 0), FileKind::Directory, 0o555);

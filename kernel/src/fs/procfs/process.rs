@@ -111,7 +111,14 @@ impl Text {
             Self::ControlGroup => Ok(b"0::/\n".to_vec()),
             Self::CommandLine => Ok(strings(process, process.arguments_range())),
             Self::Environment => Ok(strings(process, process.environment_range())),
-            Self::Name => Ok(format!("{}\n", name(process, thread)).into_bytes()),
+            Self::Name => Ok(match thread.cloned().or_else(|| process.main_thread()) {
+                Some(thread) => {
+                    let bytes = thread.name_bytes();
+                    let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+                    [name, b"\n"].concat()
+                }
+                None => format!("{}\n", process.name()).into_bytes(),
+            }),
             Self::Transfers => Ok(transfers()),
             Self::Limits => Ok(limits(process)),
             Self::Maps => maps::maps(process),
@@ -138,7 +145,7 @@ impl Text {
                     if !Arc::ptr_eq(thread.process(), scheduler::current().process()) {
                         return Err(Errno::EINVAL);
                     }
-                    thread.set_name(bytes.strip_suffix(b"\n").unwrap_or(bytes));
+                    thread.set_name(bytes);
                     Ok(())
                 }))
             }
