@@ -7,9 +7,9 @@ The host writes a line with a command; every answer is a line: a word, `| ` and 
     again             the last answer once more, when the console has spoilt it
     end               the machine goes off
 
-Each file runs under CPython's `python3 -m test` in a session of its own with no terminal, with no resources (network,
-cpu, largefile, ...) enabled. After LIMIT seconds regrtest prints where every thread is and gives up; should it not,
-everything is killed a little later. What a file leaves behind is killed and removed before the next one.
+Each file runs under CPython's `python3 -m test` in a session of its own with no terminal. After LIMIT seconds regrtest
+prints where every thread is and gives up; should it not, everything is killed a little later. What a file leaves behind
+is killed and removed before the next one.
 """
 
 import json
@@ -38,6 +38,8 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "TERM": "linux",
 }
+# What the kernel is asked for but not by default: terminals, and calls that wait. Not network, cpu, largefile, gui, ...
+RESOURCES = "curses,walltime"
 # Emptied after each file.
 FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/root")
 # One entry of unittest's list of what went wrong. A test with subtests that fail is not named in the JUnit report.
@@ -83,7 +85,7 @@ def run(name, limit):
     folder = tempfile.mkdtemp(dir="/tmp")
     report, output = os.path.join(folder, "report.xml"), os.path.join(folder, "output")
     # -W: a file that fails shows its output, so that what goes wrong outside of a test and in subtests is seen.
-    options = ["-W", "--timeout", str(limit), "--junit-xml", report, "--tempdir", folder]
+    options = ["-W", "-u", RESOURCES, "--timeout", str(limit), "--junit-xml", report, "--tempdir", folder]
     command = [sys.executable, "-m", "test", *options, name]
     start = time.monotonic()
     with open(output, "wb") as stream:
