@@ -1,8 +1,8 @@
 //! The Piton kernel: brings a board up from its device tree and runs CPython on it.
 //!
 //! `boot` is the list of start-up steps. Below it: `device` (tree to drivers), `irq`, `smp` (the other CPUs), `time`,
-//! `console`, `mm` (memory), `task` (processes), `fs` (files), `syscall` (the Linux ABI on top of these). `arch` names the
-//! architecture.
+//! `console`, `mm` (memory), `task` (processes), `fs` (files), `net` (the internet families), `syscall` (the Linux ABI on
+//! top of these). `arch` names the architecture.
 #![no_std]
 #![no_main]
 
@@ -20,6 +20,7 @@ mod irq;
 mod lock_order;
 mod log_buffer;
 mod mm;
+mod net;
 mod panic;
 mod power;
 mod rng;

@@ -29,9 +29,9 @@ macro_rules! programs {
 }
 
 programs! {
-    attributes credentials descriptors elf files job_control limits mappings memory mounts paths pidfds pipes places poll
-    processes procfs pseudo_terminals quotas scheduling signals splice terminals threads timers times unix_sockets
-    watches
+    attributes credentials descriptors elf files job_control limits mappings memory mounts paths pidfds pipes places
+    poll processes procfs pseudo_terminals quotas scheduling signals splice tcp_sockets terminals threads timers times
+    udp_sockets unix_sockets watches
 }
 
 /// This folder.

@@ -9,7 +9,7 @@ mod errno;
 mod pod;
 
 pub use errno::Errno;
-pub use linux_raw_sys::{auxvec, general as linux, ioctl, net, prctl, system};
+pub use linux_raw_sys::{auxvec, general as linux, ioctl, net, netlink, prctl, system};
 pub use pod::{Pod, bytes_of, bytes_of_mut, zeroed};
 
 /// What every system call answers.

@@ -18,6 +18,8 @@ impl PollEvents {
     pub const PRI: Self = Self(0x0002);
     /// POLLOUT and POLLWRNORM.
     pub const OUT: Self = Self(0x0104);
+    /// POLLOUT, POLLWRNORM and POLLWRBAND: what a datagram socket with room reports.
+    pub const OUT_BAND: Self = Self(0x0304);
     /// POLLERR.
     pub const ERR: Self = Self(0x0008);
     /// POLLHUP.

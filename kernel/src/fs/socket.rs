@@ -2,8 +2,8 @@
 //!
 //! A [`Socket`] is what a descriptor refers to: it knows family, type and protocol, keeps the options that mean the
 //! same everywhere, and turns read(2) and write(2) into messages. What a family does itself is behind [`SocketOps`];
-//! AF_UNIX is in [`unix_socket`](super::unix_socket), and another family joins by implementing the trait and being
-//! named in [`open`].
+//! AF_UNIX is in [`unix_socket`](super::unix_socket), the internet families and AF_NETLINK are in [`net`](crate::net);
+//! another joins by implementing the trait and being named in [`open`].
 
 use alloc::{format, string::String, sync::Arc, vec::Vec};
 
@@ -15,6 +15,7 @@ use super::{
     unix_socket::UnixSocket, virtual_files::next_inode,
 };
 use crate::{
+    net::{device_ioctl, netlink::NetlinkSocket},
     sync::IrqLock,
     task::wait::{WaitError, WaitQueue, wait_until},
     time,
@@ -109,6 +110,8 @@ pub struct Control {
     pub files: Vec<Arc<OpenFile>>,
     /// SCM_CREDENTIALS.
     pub credentials: Option<Credentials>,
+    /// What a protocol alone knows: level, type and bytes of each part.
+    pub others: Vec<(u32, u32, Vec<u8>)>,
 }
 
 /// A message to be sent.
@@ -164,8 +167,12 @@ pub trait SocketOps: Send + Sync {
     fn bind(&self, address: &[u8]) -> Result<()>;
     /// listen(2).
     fn listen(&self, backlog: i32) -> Result<()>;
-    /// accept(2): the socket of the next connection.
-    fn accept(&self, patience: Patience) -> Result<Arc<dyn SocketOps>>;
+    /// The common options where the family looks at them itself, and the inode number it shows.
+    fn identity(&self) -> Option<(Arc<CommonOptions>, u64)> {
+        None
+    }
+    /// accept(2): the socket of the next connection, and the peer's address.
+    fn accept(&self, patience: Patience) -> Result<(Arc<dyn SocketOps>, Vec<u8>)>;
     /// connect(2).
     fn connect(&self, address: &[u8], patience: Patience) -> Result<()>;
     /// getsockname(2).
@@ -184,12 +191,16 @@ pub trait SocketOps: Send + Sync {
     fn option(&self, level: u32, name: u32) -> Result<Vec<u8>>;
     /// setsockopt(2), for what [`Socket`] does not do itself.
     fn set_option(&self, level: u32, name: u32, value: &[u8]) -> Result<()>;
+    /// SO_RCVLOWAT was set: who waits for bytes must look again.
+    fn low_water_changed(&self) {}
     /// ioctl(2).
     fn ioctl(&self, command: u32, argument: UserAddr) -> Result<u64>;
 }
 
-/// Options of socket(7) that are the same in every family and need no action of it.
-#[derive(Default)]
+/// Options of socket(7) that are the same in every family. The family shares them with its [`Socket`].
+pub struct CommonOptions(IrqLock<Options>);
+
+#[derive(Clone)]
 struct Options {
     receive_timeout_ns: Option<u64>,
     send_timeout_ns: Option<u64>,
@@ -201,19 +212,61 @@ struct Options {
     low_water: i32,
 }
 
-/// Options that are a switch the family need not know of.
-const SWITCHES: [u32; 10] = [
+impl CommonOptions {
+    /// Those of a new socket.
+    pub fn new() -> Arc<Self> {
+        let options = Options {
+            receive_timeout_ns: None,
+            send_timeout_ns: None,
+            linger: [0; 2],
+            switches: 0,
+            priority: 0,
+            low_water: 1,
+        };
+        Arc::new(Self(IrqLock::new(options)))
+    }
+
+    /// Others of the same values: those of an accepted connection.
+    pub fn copied(&self) -> Arc<Self> {
+        Arc::new(Self(IrqLock::new(self.0.lock().clone())))
+    }
+
+    /// Whether a switch is on.
+    pub fn is_on(&self, name: u32) -> bool {
+        self.0.lock().switches >> name & 1 != 0
+    }
+
+    /// Seconds of SO_LINGER; `None` where it is off.
+    pub fn linger(&self) -> Option<i32> {
+        let [on, seconds] = self.0.lock().linger;
+        (on != 0).then_some(seconds)
+    }
+
+    /// SO_RCVLOWAT, in bytes.
+    pub fn low_water(&self) -> usize {
+        self.0.lock().low_water.max(1) as usize
+    }
+}
+
+/// Options that are a switch the family need not be told of.
+const SWITCHES: [u32; 13] = [
     net::SO_DEBUG,
     net::SO_REUSEADDR,
     net::SO_DONTROUTE,
     net::SO_BROADCAST,
     net::SO_KEEPALIVE,
+    net::SO_NO_CHECK,
     net::SO_OOBINLINE,
     net::SO_REUSEPORT,
     net::SO_TIMESTAMP_OLD,
     net::SO_TIMESTAMPNS_OLD,
+    net::SO_TIMESTAMP_NEW,
+    net::SO_TIMESTAMPNS_NEW,
     net::SO_RXQ_OVFL,
 ];
+/// Of these at most one is on.
+const TIMESTAMPS: [u32; 4] =
+    [net::SO_TIMESTAMP_OLD, net::SO_TIMESTAMPNS_OLD, net::SO_TIMESTAMP_NEW, net::SO_TIMESTAMPNS_NEW];
 
 /// A socket.
 pub struct Socket {
@@ -222,7 +275,7 @@ pub struct Socket {
     protocol: u32,
     ops: Arc<dyn SocketOps>,
     inode: u64,
-    options: IrqLock<Options>,
+    options: Arc<CommonOptions>,
 }
 
 /// socket(2). EAFNOSUPPORT for a family that is not there.
@@ -230,6 +283,11 @@ pub fn open(family: u32, kind: u32, protocol: u32, flags: OpenFlags) -> Result<A
     let kind = SocketType::from_number(kind)?;
     match family {
         net::AF_UNIX => Ok(Socket::open(family, kind, protocol, UnixSocket::open(kind, protocol)?, flags)),
+        net::AF_INET | net::AF_INET6 => {
+            let (ops, protocol) = crate::net::open(family, kind, protocol)?;
+            Ok(Socket::open(family, kind, protocol, ops, flags))
+        }
+        net::AF_NETLINK => Ok(Socket::open(family, kind, protocol, NetlinkSocket::open(kind, protocol)?, flags)),
         _ => Err(Errno::EAFNOSUPPORT),
     }
 }
@@ -243,6 +301,11 @@ pub fn open_pair(family: u32, kind: u32, protocol: u32, flags: OpenFlags) -> Res
             let open = |ops| Socket::open(family, kind, protocol, ops, flags);
             Ok((open(first), open(second)))
         }
+        net::AF_INET | net::AF_INET6 => {
+            crate::net::open(family, kind, protocol)?;
+            Err(Errno::EOPNOTSUPP)
+        }
+        net::AF_NETLINK => Err(Errno::EOPNOTSUPP),
         _ => Err(Errno::EAFNOSUPPORT),
     }
 }
@@ -282,8 +345,8 @@ impl Socket {
         ops: Arc<dyn SocketOps>,
         flags: OpenFlags,
     ) -> Arc<OpenFile> {
-        let options = Options { low_water: 1, ..Options::default() };
-        let socket = Self { family, kind, protocol, ops, inode: next_inode(), options: IrqLock::new(options) };
+        let (options, inode) = ops.identity().unwrap_or_else(|| (CommonOptions::new(), next_inode()));
+        let socket = Self { family, kind, protocol, ops, inode, options };
         OpenFile::anonymous(Arc::new(socket), flags)
     }
 
@@ -294,13 +357,13 @@ impl Socket {
 
     /// How long a receiving (or accepting) call on `file` may wait.
     pub fn receive_patience(&self, file: &OpenFile, flags: u32) -> Patience {
-        let timeout_ns = self.options.lock().receive_timeout_ns;
+        let timeout_ns = self.options.0.lock().receive_timeout_ns;
         Patience::new(file, flags, timeout_ns)
     }
 
     /// How long a sending (or connecting) call on `file` may wait.
     pub fn send_patience(&self, file: &OpenFile, flags: u32) -> Patience {
-        let timeout_ns = self.options.lock().send_timeout_ns;
+        let timeout_ns = self.options.0.lock().send_timeout_ns;
         Patience::new(file, flags, timeout_ns)
     }
 
@@ -318,8 +381,7 @@ impl Socket {
 
     /// accept(2).
     pub fn accept(&self, file: &OpenFile, flags: OpenFlags) -> Result<(Arc<OpenFile>, Vec<u8>)> {
-        let accepted = self.ops.accept(self.receive_patience(file, 0))?;
-        let address = accepted.peer_address().unwrap_or_default();
+        let (accepted, address) = self.ops.accept(self.receive_patience(file, 0))?;
         Ok((Self::open(self.family, self.kind, self.protocol, accepted, flags), address))
     }
 
@@ -328,7 +390,7 @@ impl Socket {
         if level != net::SOL_SOCKET {
             return self.ops.option(level, name);
         }
-        let options = self.options.lock();
+        let options = self.options.0.lock();
         let number = match name {
             net::SO_TYPE => self.kind.number() as i32,
             net::SO_DOMAIN => self.family as i32,
@@ -355,13 +417,21 @@ impl Socket {
         if level != net::SOL_SOCKET {
             return self.ops.set_option(level, name, value);
         }
-        let mut options = self.options.lock();
+        let mut options = self.options.0.lock();
         match name {
             net::SO_TYPE | net::SO_DOMAIN | net::SO_PROTOCOL | net::SO_ERROR | net::SO_SNDLOWAT => {
                 return Err(Errno::ENOPROTOOPT);
             }
             net::SO_PRIORITY => options.priority = option_int(value)?,
-            net::SO_RCVLOWAT => options.low_water = option_int(value)?.max(1),
+            net::SO_RCVLOWAT => {
+                options.low_water = match option_int(value)? {
+                    // Linux: a negative one is without end, none at all is one byte.
+                    negative if negative < 0 => i32::MAX,
+                    bytes => bytes.max(1),
+                };
+                drop(options);
+                self.ops.low_water_changed();
+            }
             net::SO_RCVTIMEO_OLD | net::SO_RCVTIMEO_NEW => {
                 options.receive_timeout_ns = timeout_from_timeval(value)?;
             }
@@ -372,7 +442,9 @@ impl Socket {
             }
             _ if SWITCHES.contains(&name) => {
                 let on = u128::from(option_int(value)? != 0);
-                options.switches = options.switches & !(1 << name) | on << name;
+                let others = TIMESTAMPS.iter().filter(|_| TIMESTAMPS.contains(&name));
+                let replaced = others.fold(1 << name, |mask: u128, other| mask | 1 << other);
+                options.switches = options.switches & !replaced | on << name;
             }
             _ => {
                 drop(options);
@@ -401,6 +473,9 @@ impl FileOps for Socket {
     }
 
     fn ioctl(&self, _file: &OpenFile, command: u32, argument: UserAddr) -> Result<u64> {
+        if device_ioctl::is_one(command) {
+            return device_ioctl::run(command, argument);
+        }
         self.ops.ioctl(command, argument)
     }
 

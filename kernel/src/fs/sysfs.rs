@@ -15,7 +15,7 @@ use super::{
     FileKind, FileOps, FileSystemStatus, Inode, Metadata, OpenFlags,
     virtual_files::{VirtualDirectory, VirtualFs, next_device, next_inode, open_bytes},
 };
-use crate::{smp, sync::Lazy};
+use crate::{net, smp, sync::Lazy};
 
 /// statfs(2)'s magic number.
 const MAGIC: u64 = 0x6265_6572;
@@ -29,6 +29,7 @@ static DIRECTORY: Lazy<Arc<VirtualDirectory>> = Lazy::new(|| {
     for class in ["block", "bus", "class", "dev", "devices"] {
         directory.add_directory(class);
     }
+    net::proc::add_to_sysfs(&directory.add_directory("class"));
     directory
 });
 

@@ -20,6 +20,7 @@ use super::{
     virtual_files::{VirtualDirectory, VirtualFs, VirtualLink, next_device, open_bytes},
 };
 use crate::{
+    net,
     sync::Lazy,
     task::{
         process::{self as processes, Process},
@@ -58,6 +59,7 @@ macro_rules! names_cannot_be_changed {
 }
 
 static FS: Lazy<VirtualFs> = Lazy::new(|| VirtualFs { device: next_device(), magic: MAGIC });
+static NETWORK: Lazy<Arc<VirtualDirectory>> = Lazy::new(|| net::proc::directory(*FS));
 static ENTRIES: Lazy<Arc<VirtualDirectory>> = Lazy::new(|| system::entries(*FS));
 
 /// The directory that is mounted at /proc.
@@ -176,12 +178,16 @@ struct ProcessDirectory {
 enum Entry {
     Text(Text),
     Link(Place),
-    Descriptors { information: bool },
+    Descriptors {
+        information: bool,
+    },
     Threads,
+    /// The same for every process.
+    Network,
 }
 
 /// The entries. Directories of threads lack the last one.
-static ENTRIES_OF_PROCESS: [(&str, Entry); 24] = [
+static ENTRIES_OF_PROCESS: [(&str, Entry); 25] = [
     ("auxv", Entry::Text(Text::AuxiliaryVector)),
     ("cgroup", Entry::Text(Text::ControlGroup)),
     ("cmdline", Entry::Text(Text::CommandLine)),
@@ -196,6 +202,7 @@ static ENTRIES_OF_PROCESS: [(&str, Entry); 24] = [
     ("maps", Entry::Text(Text::Maps)),
     ("mountinfo", Entry::Text(Text::MountInformation)),
     ("mounts", Entry::Text(Text::Mounts)),
+    ("net", Entry::Network),
     ("oom_score", Entry::Text(Text::OomScore)),
     ("oom_score_adj", Entry::Text(Text::OomScoreAdjustment)),
     ("root", Entry::Link(Place::Root)),
@@ -213,7 +220,7 @@ impl Entry {
         match self {
             Self::Text(_) => FileKind::Regular,
             Self::Link(_) => FileKind::Symlink,
-            Self::Descriptors { .. } | Self::Threads => FileKind::Directory,
+            Self::Descriptors { .. } | Self::Threads | Self::Network => FileKind::Directory,
         }
     }
 }
@@ -256,6 +263,7 @@ impl Inode for ProcessDirectory {
                 Arc::new(DescriptorDirectory { inode, id: self.id(), process, information: *information })
             }
             Entry::Threads => Arc::new(ThreadsDirectory { inode, process }),
+            Entry::Network => NETWORK.clone(),
         })
     }
     names_cannot_be_changed!();

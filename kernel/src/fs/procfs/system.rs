@@ -23,7 +23,7 @@ use crate::{
     },
     irq, log_buffer,
     mm::{PAGE_SIZE, frames},
-    panic, power, rng, smp,
+    net, panic, power, rng, smp,
     sync::Once,
     syscall::{
         kernel_log,
@@ -75,6 +75,7 @@ pub fn entries(fs: VirtualFs) -> Arc<VirtualDirectory> {
     root.add_text("uptime", uptime);
     root.add_text("version", version);
     root.add_text("vmstat", vmstat);
+    root.add("net", VirtualLink::new(fs, b"self/net".to_vec()));
     root.add("mounts", VirtualLink::new(fs, b"self/mounts".to_vec()));
     root.add("device-tree", VirtualLink::new(fs, b"/sys/firmware/devicetree/base".to_vec()));
     add_settings(&root.add_directory("sys"));
@@ -137,7 +138,6 @@ pty_master           /dev/ptm      128 0-1048575 pty:master
 /// /proc/sys.
 fn add_settings(root: &Arc<VirtualDirectory>) {
     static OVERCOMMIT: AtomicU64 = AtomicU64::new(1);
-    static SOMAXCONN: AtomicU64 = AtomicU64::new(4096);
     static MAX_MAP_COUNT: AtomicU64 = AtomicU64::new(1_048_576);
     // Kept for the first mount of devpts, and there is no other.
     static PTY_RESERVE: AtomicU64 = AtomicU64::new(1024);
@@ -191,8 +191,7 @@ fn add_settings(root: &Arc<VirtualDirectory>) {
     add_number(&directory, "max_queued_events", &inotify::MAX_QUEUED_EVENTS, 0..=u64::from(u32::MAX >> 1));
     add_number(&directory, "max_user_instances", &inotify::MAX_INSTANCES, 0..=u64::from(u32::MAX >> 1));
     add_number(&directory, "max_user_watches", &inotify::MAX_WATCHES, 0..=u64::from(u32::MAX >> 1));
-    let core = root.add_directory("net").add_directory("core");
-    add_number(&core, "somaxconn", &SOMAXCONN, 0..=u64::from(u32::MAX >> 1));
+    net::proc::add_settings(&root.add_directory("net"));
 }
 
 /// A random UUID (RFC 9562, version 4) with a newline.

@@ -227,7 +227,7 @@ impl SocketOps for UnixSocket {
         Ok(())
     }
 
-    fn accept(&self, patience: Patience) -> Result<Arc<dyn SocketOps>> {
+    fn accept(&self, patience: Patience) -> Result<(Arc<dyn SocketOps>, Vec<u8>)> {
         let endpoint = &self.endpoint;
         if !endpoint.is_connection_oriented() {
             return Err(Errno::EOPNOTSUPP);
@@ -247,7 +247,9 @@ impl SocketOps for UnixSocket {
         endpoint.events.wake_all();
         let pass_credentials = endpoint.state.lock().pass_credentials;
         accepted.state.lock().pass_credentials = pass_credentials;
-        Ok(Self::on(accepted))
+        let ops = Self::on(accepted);
+        let address = ops.peer_address().unwrap_or_default();
+        Ok((ops, address))
     }
 
     fn connect(&self, address: &[u8], patience: Patience) -> Result<()> {

@@ -156,16 +156,32 @@ fn read_control(call: &Call<'_>, at: UserAddr, len: usize) -> Result<Control> {
             }
             (net::SOL_SOCKET, _) => return Err(Errno::EINVAL),
             // Ancillary data of other levels is for protocols that look at it.
-            _ => {}
+            _ => control.others.push((level, kind, data.to_vec())),
         }
     }
     Ok(control)
 }
 
-/// One part of ancillary data, header and all.
-fn control_part(kind: u32, data: &[u8]) -> Vec<u8> {
-    let len = HEADER + data.len();
-    [&len.to_ne_bytes(), &net::SOL_SOCKET.to_ne_bytes()[..], &kind.to_ne_bytes(), data].concat()
+/// Where ancillary data goes, and how much of the room is taken.
+struct ControlRoom {
+    at: UserAddr,
+    room: usize,
+    used: usize,
+}
+
+impl ControlRoom {
+    /// Hands over one part, cut to the room there is; `false` where it did not fit whole.
+    fn put(&mut self, level: u32, kind: u32, data: &[u8]) -> Result<bool> {
+        let left = self.room.saturating_sub(self.used);
+        if left < HEADER {
+            return Ok(false);
+        }
+        let len = (HEADER + data.len()).min(left);
+        let part = [&len.to_ne_bytes(), &level.to_ne_bytes()[..], &kind.to_ne_bytes(), data].concat();
+        user::copy_out_bytes(offset(self.at, self.used as u64), part.get(..len).unwrap_or(&part))?;
+        self.used = (self.used + len.next_multiple_of(ALIGNMENT)).min(self.room);
+        Ok(len == HEADER + data.len())
+    }
 }
 
 /// Hands ancillary data to the program as far as there is room; answers how much of the room it took. Files become
@@ -177,40 +193,33 @@ fn write_control(
     flags: u32,
     result_flags: &mut u32,
 ) -> Result<usize> {
-    let mut used = 0;
+    let mut out = ControlRoom { at, room, used: 0 };
+    let mut whole = true;
+    for (level, kind, data) in &control.others {
+        whole &= out.put(*level, *kind, data)?;
+    }
     if let Some(sender) = control.credentials {
         let data = [sender.pid.to_ne_bytes(), sender.uid.to_ne_bytes(), sender.gid.to_ne_bytes()].concat();
-        let part = control_part(net::SCM_CREDENTIALS, &data);
-        if room < HEADER {
-            *result_flags |= net::MSG_CTRUNC;
-        } else {
-            if room < part.len() {
-                *result_flags |= net::MSG_CTRUNC;
+        whole &= out.put(net::SOL_SOCKET, net::SCM_CREDENTIALS, &data)?;
+    }
+    if !control.files.is_empty() {
+        let fits = room.saturating_sub(out.used).saturating_sub(HEADER) / size_of::<i32>();
+        let mut data = Vec::new();
+        for file in control.files.iter().take(fits) {
+            match call.process().files().install(file.clone(), flags & net::MSG_CMSG_CLOEXEC != 0) {
+                Ok(fd) => data.extend(fd.to_ne_bytes()),
+                Err(_) => break,
             }
-            user::copy_out_bytes(at, part.get(..room).unwrap_or(&part))?;
-            used = part.len().next_multiple_of(ALIGNMENT).min(room);
+        }
+        whole &= data.len() / size_of::<i32>() == control.files.len();
+        if !data.is_empty() {
+            whole &= out.put(net::SOL_SOCKET, net::SCM_RIGHTS, &data)?;
         }
     }
-    if control.files.is_empty() {
-        return Ok(used);
-    }
-    let fits = room.saturating_sub(used).saturating_sub(HEADER) / size_of::<i32>();
-    let mut data = Vec::new();
-    for file in control.files.iter().take(fits) {
-        match call.process().files().install(file.clone(), flags & net::MSG_CMSG_CLOEXEC != 0) {
-            Ok(fd) => data.extend(fd.to_ne_bytes()),
-            Err(_) => break,
-        }
-    }
-    if data.len() / size_of::<i32>() < control.files.len() {
+    if !whole {
         *result_flags |= net::MSG_CTRUNC;
     }
-    if !data.is_empty() {
-        let part = control_part(net::SCM_RIGHTS, &data);
-        user::copy_out_bytes(offset(at, used as u64), &part)?;
-        used = (used + part.len().next_multiple_of(ALIGNMENT)).min(room);
-    }
-    Ok(used)
+    Ok(out.used)
 }
 
 /// [sendto(2)](https://man7.org/linux/man-pages/man2/sendto.2.html).

@@ -1,0 +1,311 @@
+//! What /proc/net, /proc/sys/net and /sys/class/net say (proc_pid_net(5), tcp(7), udp(7)).
+
+use alloc::{
+    format,
+    string::{String, ToString as _},
+    sync::Arc,
+    vec::Vec,
+};
+use core::fmt::Write as _;
+
+use abi::{Errno, Result, net};
+
+use super::{
+    address::{IpAddress, SocketAddress},
+    device_ioctl::QUEUE_LENGTH,
+    interface, memory, ports, shared, tcp, udp,
+};
+use crate::{
+    fs::virtual_files::{VirtualDirectory, VirtualFs},
+    mm::PAGE_SIZE,
+    time,
+};
+
+/// TIME_WAIT in /proc/net/tcp.
+const TIME_WAIT: u8 = 6;
+/// A tick of /proc's times, in nanoseconds.
+const TICK_NS: u64 = 10_000_000;
+
+/// /proc/net.
+pub fn directory(fs: VirtualFs) -> Arc<VirtualDirectory> {
+    let directory = VirtualDirectory::new(fs);
+    directory.add_text("arp", || {
+        b"IP address       HW type     Flags       HW address            Mask     Device\n".to_vec()
+    });
+    directory.add_text("dev", devices);
+    directory.add_text("if_inet6", addresses_v6);
+    directory.add_text("route", || {
+        let heading = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT";
+        format!("{heading:<127}\n").into_bytes()
+    });
+    directory.add_text("sockstat", statistics);
+    directory.add_text("tcp", || tcp_sockets(net::AF_INET));
+    directory.add_text("tcp6", || tcp_sockets(net::AF_INET6));
+    directory.add_text("udp", || udp_sockets(net::AF_INET, net::IPPROTO_UDP as u32));
+    directory.add_text("udp6", || udp_sockets(net::AF_INET6, net::IPPROTO_UDP as u32));
+    directory.add_text("udplite", || udp_sockets(net::AF_INET, net::IPPROTO_UDPLITE as u32));
+    directory.add_text("udplite6", || udp_sockets(net::AF_INET6, net::IPPROTO_UDPLITE as u32));
+    directory
+}
+
+fn devices() -> Vec<u8> {
+    let mut text = String::from(concat!(
+        "Inter-|   Receive                                                |  Transmit\n",
+        " face |bytes    packets errs drop fifo frame compressed multicast|",
+        "bytes    packets errs drop fifo colls carrier compressed\n",
+    ));
+    for found in interface::all() {
+        let traffic = found.traffic();
+        let _ = writeln!(
+            text,
+            "{:>6}: {:>7} {:>7} {:>4} {:>4} {:>4} {:>5} {:>10} {:>9} {:>8} {:>7} {:>4} {:>4} {:>4} {:>5} {:>7} {:>10}",
+            found.name,
+            traffic.bytes,
+            traffic.packets,
+            0,
+            traffic.dropped,
+            0,
+            0,
+            0,
+            0,
+            traffic.bytes,
+            traffic.packets,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0
+        );
+    }
+    text.into_bytes()
+}
+
+fn addresses_v6() -> Vec<u8> {
+    /// IPV6_ADDR_LOOPBACK of the kernel's kinds, and IFA_F_PERMANENT.
+    const LOOPBACK: u8 = 0x10;
+    const PERMANENT: u8 = 0x80;
+    let mut text = String::new();
+    for found in interface::all() {
+        for own in found.addresses.iter().filter(|own| !own.ip.is_v4()) {
+            for byte in own.ip.v6_bytes() {
+                let _ = write!(text, "{byte:02x}");
+            }
+            let (index, prefix, name) = (found.index, own.prefix, found.name);
+            let _ = writeln!(text, " {index:02x} {prefix:02x} {LOOPBACK:02x} {PERMANENT:02x} {name:>8}");
+        }
+    }
+    text.into_bytes()
+}
+
+fn place(address: SocketAddress, family: u32) -> String {
+    format!("{}:{:04X}", address.ip.hex(family), address.port)
+}
+
+fn tcp_sockets(family: u32) -> Vec<u8> {
+    let width = if family == net::AF_INET { 149 } else { 0 };
+    let heading = if family == net::AF_INET {
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode"
+    } else {
+        concat!(
+            "  sl  local_address                         remote_address                        st tx_queue rx_queue ",
+            "tr tm->when retrnsmt   uid  timeout inode"
+        )
+    };
+    let mut text = format!("{heading:<width$}\n");
+    let mut number = 0;
+    let mut add = |line: String| {
+        let _ = writeln!(text, "{:<width$}", format!("{number:4}: {line}"));
+        number += 1;
+    };
+    for socket in tcp::PORTS.owners() {
+        let Ok(socket) = socket.downcast::<tcp::Endpoint>().map(|socket| socket.summary()) else { continue };
+        if socket.family == family {
+            let (local, remote) = (place(socket.local, family), place(socket.remote, family));
+            add(format!(
+                "{local} {remote} {:02X} {:08X}:{:08X} 00:00000000 00000000 {:5}        0 {} 1 0000000000000000 100 0 0 10 0",
+                socket.number, socket.send_queue, socket.receive_queue, socket.uid, socket.inode
+            ));
+        }
+    }
+    for ports::Waiting { local, remote, left_ns } in tcp::PORTS.waiting() {
+        // A connection of IPv4 shows as one, whatever the sockets were.
+        if local.0.is_v4() == (family == net::AF_INET) {
+            let show = |(ip, port): (IpAddress, u16)| place(SocketAddress::new(ip, port), family);
+            add(format!(
+                "{} {} {TIME_WAIT:02X} 00000000:00000000 03:{:08X} 00000000     0        0 0 3 0000000000000000",
+                show(local),
+                show(remote),
+                left_ns / TICK_NS
+            ));
+        }
+    }
+    text.into_bytes()
+}
+
+fn udp_sockets(family: u32, protocol: u32) -> Vec<u8> {
+    /// States of tcp(7) as /proc/net/udp uses them: connected or not.
+    const CONNECTED: u8 = 1;
+    const UNCONNECTED: u8 = 7;
+    let heading = if family == net::AF_INET {
+        "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops"
+    } else {
+        concat!(
+            "  sl  local_address                         remote_address                        st tx_queue rx_queue ",
+            "tr tm->when retrnsmt   uid  timeout inode ref pointer drops"
+        )
+    };
+    let width = if family == net::AF_INET { 127 } else { 0 };
+    let mut text = format!("{heading:<width$}\n");
+    for socket in udp::ports(protocol).owners() {
+        let Ok(socket) = socket.downcast::<udp::Endpoint>().map(|socket| socket.summary()) else { continue };
+        if socket.family != family {
+            continue;
+        }
+        let any = if family == net::AF_INET { IpAddress::ANY_V4 } else { IpAddress::ANY_V6 };
+        let remote = socket.remote.unwrap_or(SocketAddress::new(any, 0));
+        let state = if socket.remote.is_some() { CONNECTED } else { UNCONNECTED };
+        let line = format!(
+            "{:5}: {} {} {state:02X} 00000000:{:08X} 00:00000000 00000000 {:5}        0 {} 2 0000000000000000 {}",
+            socket.local.port,
+            place(socket.local, family),
+            place(remote, family),
+            socket.queued,
+            socket.uid,
+            socket.inode,
+            socket.dropped
+        );
+        let _ = writeln!(text, "{line:<width$}");
+    }
+    text.into_bytes()
+}
+
+fn statistics() -> Vec<u8> {
+    let streams = tcp::PORTS.owners().len();
+    let waiting = tcp::PORTS.waiting().len();
+    let count = |protocol| udp::ports(protocol).owners().len();
+    let datagrams = count(net::IPPROTO_UDP as u32);
+    let lite = count(net::IPPROTO_UDPLITE as u32);
+    let pages = memory::used().div_ceil(PAGE_SIZE);
+    let mut text = format!("sockets: used {}\n", streams + datagrams + lite);
+    let _ = writeln!(text, "TCP: inuse {streams} orphan 0 tw {waiting} alloc {streams} mem {pages}");
+    let _ = writeln!(text, "UDP: inuse {datagrams} mem 0\nUDPLITE: inuse {lite}\nRAW: inuse 0\nFRAG: inuse 0 memory 0");
+    text.into_bytes()
+}
+
+/// /proc/sys/net.
+pub fn add_settings(directory: &VirtualDirectory) {
+    let line = |directory: &VirtualDirectory, name: &str, value: &dyn core::fmt::Display| {
+        let text = format!("{value}\n").into_bytes();
+        directory.add_text(name, move || text.clone());
+    };
+    let core = directory.add_directory("core");
+    for (name, value) in [
+        ("rmem_default", shared::DEFAULT_BUFFER),
+        ("rmem_max", shared::MAX_BUFFER),
+        ("wmem_default", shared::DEFAULT_BUFFER),
+        ("wmem_max", shared::MAX_BUFFER),
+    ] {
+        line(&core, name, &value);
+    }
+    line(&core, "optmem_max", &131_072);
+    core.add_control(
+        "somaxconn",
+        || format!("{}\n", tcp::max_backlog()).into_bytes(),
+        |bytes| {
+            let [limit] = numbers(bytes)?;
+            tcp::set_max_backlog(limit);
+            Ok(())
+        },
+    );
+    let v4 = directory.add_directory("ipv4");
+    let range = || {
+        let (low, high) = ports::local_range();
+        format!("{low}\t{high}\n").into_bytes()
+    };
+    v4.add_control("ip_local_port_range", range, |bytes| {
+        let [low, high] = numbers(bytes)?;
+        let port = |number: u32| u16::try_from(number).map_err(|_| Errno::EINVAL);
+        ports::set_local_range(port(low)?, port(high)?)
+    });
+    let pages = memory::limit() / PAGE_SIZE;
+    line(&v4, "tcp_mem", &format!("{}\t{}\t{pages}", pages / 2, pages / 4 * 3));
+    line(&v4, "udp_mem", &format!("{}\t{}\t{pages}", pages / 2, pages / 4 * 3));
+    line(&v4, "tcp_rmem", &format!("4096\t{}\t6291456", tcp::RECEIVE_BUFFER));
+    line(&v4, "tcp_wmem", &format!("4096\t{}\t4194304", tcp::SEND_BUFFER));
+    line(&v4, "tcp_congestion_control", &"cubic");
+    line(&v4, "tcp_available_congestion_control", &"reno cubic");
+    line(&v4, "tcp_allowed_congestion_control", &"reno cubic");
+    for (name, value) in [
+        ("ip_default_ttl", net::IPDEFTTL),
+        ("ip_forward", 0),
+        ("ip_nonlocal_bind", 0),
+        ("ip_unprivileged_port_start", ports::UNPRIVILEGED.into()),
+        ("igmp_max_memberships", 20),
+        ("igmp_max_msf", 10),
+        ("tcp_fastopen", 1),
+        ("tcp_fin_timeout", 60),
+        ("tcp_keepalive_intvl", 75),
+        ("tcp_keepalive_probes", 9),
+        ("tcp_keepalive_time", 7200),
+        ("tcp_max_syn_backlog", 128),
+        ("tcp_syn_retries", 6),
+        ("tcp_tw_reuse", 2),
+    ] {
+        line(&v4, name, &value);
+    }
+    let v6 = directory.add_directory("ipv6");
+    line(&v6, "bindv6only", &0);
+    for name in ["all", "default", "lo"] {
+        line(&v6.add_directory("conf").add_directory(name), "disable_ipv6", &0);
+    }
+    line(&directory.add_directory("unix"), "max_dgram_qlen", &10);
+}
+
+/// Numbers with blanks between them, as written to a file of /proc/sys. EINVAL for anything else.
+fn numbers<const N: usize>(bytes: &[u8]) -> Result<[u32; N]> {
+    let text = core::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?;
+    let all: Option<Vec<u32>> = text.split_whitespace().map(|word| word.parse().ok()).collect();
+    all.and_then(|all| all.try_into().ok()).ok_or(Errno::EINVAL)
+}
+
+/// /sys/class/net.
+pub fn add_to_sysfs(class: &VirtualDirectory) {
+    let network = class.add_directory("net");
+    for found in interface::all() {
+        let directory = network.add_directory(found.name);
+        let add = |name: &str, text: String| {
+            let text = format!("{text}\n").into_bytes();
+            directory.add_text(name, move || text.clone());
+        };
+        add("address", String::from("00:00:00:00:00:00"));
+        add("addr_len", String::from("6"));
+        add("broadcast", String::from("00:00:00:00:00:00"));
+        add("carrier", String::from("1"));
+        add("dev_id", String::from("0x0"));
+        add("flags", format!("{:#x}", found.flags & !(net::net_device_flags::IFF_RUNNING as u32)));
+        add("ifindex", found.index.to_string());
+        add("iflink", found.index.to_string());
+        add("mtu", found.mtu.to_string());
+        add("operstate", String::from("unknown"));
+        add("tx_queue_len", QUEUE_LENGTH.to_string());
+        add("type", found.hardware_type.to_string());
+        let statistics = directory.add_directory("statistics");
+        for (name, pick) in STATISTICS {
+            statistics.add_text(name, move || format!("{}\n", pick(&found.traffic())).into_bytes());
+        }
+    }
+}
+
+type Pick = fn(&interface::Traffic) -> u64;
+
+/// The counts of /sys/class/net/NAME/statistics that can be other than 0.
+const STATISTICS: [(&str, Pick); 5] = [
+    ("rx_bytes", |traffic| traffic.bytes),
+    ("rx_packets", |traffic| traffic.packets),
+    ("rx_dropped", |traffic| traffic.dropped),
+    ("tx_bytes", |traffic| traffic.bytes),
+    ("tx_packets", |traffic| traffic.packets),
+];
+
+const _: () = assert!(TICK_NS * 100 == time::SECOND);

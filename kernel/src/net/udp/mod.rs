@@ -1,0 +1,443 @@
+//! UDP and UDP-Lite sockets (udp(7), udplite(7)): datagrams.
+//!
+//! A [`UdpSocket`] receives into its own queue; [`send`] finds who a datagram is for and puts it there. As on Linux's
+//! loopback it has arrived, or was dropped or refused, when the sender's call returns.
+
+mod options;
+mod send;
+
+use alloc::{
+    collections::VecDeque,
+    sync::{Arc, Weak},
+    vec::Vec,
+};
+
+use abi::{Errno, Result, ioctl, net};
+use hal::UserAddr;
+
+use super::{
+    address::{IpAddress, SocketAddress, family_of},
+    interface::{self, Kind},
+    ip_options::{Arrival, Context},
+    memory::Charge,
+    ports::{Binding, Place, PortTable, Rules},
+    shared::{DEFAULT_BUFFER, Shared},
+    tcp::address_to_bind,
+};
+use crate::{
+    fs::{
+        PollEvents, PollTable,
+        socket::{CommonOptions, Incoming, Outgoing, Patience, SocketOps},
+    },
+    mm::user,
+    sync::IrqLock,
+    time,
+};
+use options::UdpOptions;
+
+/// The tables of ports of UDP and UDP-Lite.
+static UDP_PORTS: PortTable = PortTable::new(Rules::Datagram);
+static UDPLITE_PORTS: PortTable = PortTable::new(Rules::Datagram);
+
+/// What a queued datagram counts beside its bytes, about as on Linux.
+const OVERHEAD: usize = 768;
+
+/// The table of a protocol's ports.
+pub(super) fn ports(protocol: u32) -> &'static PortTable {
+    if protocol == net::IPPROTO_UDPLITE as u32 { &UDPLITE_PORTS } else { &UDP_PORTS }
+}
+
+/// A datagram in a queue.
+#[derive(Clone)]
+struct Datagram {
+    bytes: Arc<Vec<u8>>,
+    source: SocketAddress,
+    arrival: Arrival,
+    /// When it came, on the wall clock.
+    time_ns: u64,
+    /// How many did not fit before it.
+    dropped: u32,
+}
+
+/// A socket.
+pub(super) struct Endpoint {
+    shared: Arc<Shared>,
+    state: IrqLock<State>,
+    this: Weak<Self>,
+}
+
+struct State {
+    inbox: VecDeque<Datagram>,
+    charge: Charge,
+    binding: Option<Binding>,
+    keeps_address: bool,
+    keeps_port: bool,
+    local: IpAddress,
+    remote: Option<SocketAddress>,
+    error: Option<Errno>,
+    receive_shut: bool,
+    send_shut: bool,
+    dropped: u32,
+    options: UdpOptions,
+    /// What MSG_MORE and UDP_CORK hold back.
+    corked: Option<send::Corked>,
+}
+
+impl Endpoint {
+    fn place(&self, local: IpAddress) -> Place {
+        Place {
+            local,
+            only_v6: self.shared.is_only_v6(),
+            device: self.shared.device(),
+            options: self.shared.common.clone(),
+            uid: self.shared.uid,
+            owner: self.this.clone(),
+        }
+    }
+
+    /// Takes a port where it has none. EAGAIN where all are taken.
+    fn bind_itself(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.binding.is_none() {
+            let binding = ports(self.shared.protocol).bind(self.place(state.local), 0);
+            state.binding = Some(binding.map_err(|_| Errno::EAGAIN)?);
+        }
+        Ok(())
+    }
+
+    /// Takes a datagram; drops it where the queue is full.
+    fn deliver(&self, mut datagram: Datagram) -> bool {
+        let limit = self.shared.receive_buffer();
+        {
+            let mut state = self.state.lock();
+            if state.charge.get() > limit || super::memory::is_high() && !state.inbox.is_empty() {
+                state.dropped = state.dropped.wrapping_add(1);
+                return false;
+            }
+            datagram.dropped = state.dropped;
+            state.charge.add(datagram.bytes.len() + OVERHEAD);
+            state.inbox.push_back(datagram);
+        }
+        self.shared.events.wake_all();
+        true
+    }
+
+    /// Something went wrong with a datagram that it sent.
+    fn fail(&self, error: Errno) {
+        self.state.lock().error = Some(error);
+        self.shared.events.wake_all();
+    }
+
+    fn connect(&self, bytes: &[u8]) -> Result<()> {
+        let shared = &self.shared;
+        if family_of(bytes)? == net::AF_UNSPEC {
+            self.disconnect();
+            return Ok(());
+        }
+        let target = self.parse_destination(bytes)?;
+        self.bind_itself()?;
+        let mut state = self.state.lock();
+        let device = if target.scope != 0 { target.scope } else { shared.device() };
+        if target.ip.is_link_local() && device == 0 {
+            return Err(Errno::EINVAL);
+        }
+        let local = if state.keeps_address { state.local } else { target.ip.any_of_family() };
+        let multicast_device = shared.ip.lock().multicast_interface(target.ip.is_v4()).0;
+        let device = if target.ip.is_multicast() && device == 0 { multicast_device } else { device };
+        let route = interface::route(local, target.ip, device)?;
+        if route.kind == Kind::Broadcast && !shared.common.is_on(net::SO_BROADCAST) {
+            return Err(Errno::EACCES);
+        }
+        let local = if local.is_unspecified() { route.source } else { local };
+        let remote = SocketAddress { ip: route.destination, ..target };
+        state.local = local;
+        state.remote = Some(remote);
+        if let Some(binding) = &state.binding {
+            binding.set_addresses(local, Some((remote.ip, remote.port)));
+        }
+        Ok(())
+    }
+
+    fn disconnect(&self) {
+        let binding = {
+            let mut state = self.state.lock();
+            state.remote = None;
+            if !state.keeps_address {
+                state.local = self.shared.any();
+            }
+            let local = state.local;
+            let binding = if state.keeps_port { None } else { state.binding.take() };
+            if let Some(kept) = &state.binding {
+                kept.set_addresses(local, None);
+            }
+            binding
+        };
+        drop(binding);
+    }
+
+    /// Reads an address that something is to be sent to. An IPv6 socket takes those of IPv4 too.
+    fn parse_destination(&self, bytes: &[u8]) -> Result<SocketAddress> {
+        let shared = &self.shared;
+        let target = match (shared.family, family_of(bytes)?) {
+            (net::AF_INET, net::AF_INET | net::AF_UNSPEC) => SocketAddress::parse_v4(bytes)?,
+            (net::AF_INET6, net::AF_INET) if shared.is_only_v6() => return Err(Errno::ENETUNREACH),
+            (net::AF_INET6, net::AF_INET) => SocketAddress::parse_v4(bytes)?,
+            (family, _) => SocketAddress::parse(family, bytes)?,
+        };
+        if target.ip.is_v4() && shared.is_only_v6() {
+            return Err(Errno::ENETUNREACH);
+        }
+        // An IPv6 socket with an address of its own sends from that, which has no way to IPv4.
+        let state = self.state.lock();
+        if target.ip.is_v4() && state.keeps_address && !state.local.is_v4() {
+            return Err(Errno::ENETUNREACH);
+        }
+        Ok(target)
+    }
+
+    /// The first datagram, removed unless `peek`.
+    fn take(&self, peek: bool) -> Result<Option<Datagram>> {
+        let mut state = self.state.lock();
+        if let Some(error) = state.error.take() {
+            return Err(error);
+        }
+        if peek {
+            return Ok(state.inbox.front().cloned());
+        }
+        let taken = state.inbox.pop_front();
+        if let Some(datagram) = &taken {
+            state.charge.sub(datagram.bytes.len() + OVERHEAD);
+        }
+        Ok(taken)
+    }
+
+    fn receive(&self, message: &mut Incoming<'_, '_>) -> Result<usize> {
+        if message.flags & net::MSG_ERRQUEUE != 0 {
+            return Err(Errno::EAGAIN);
+        }
+        if message.flags & net::MSG_OOB != 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let peek = message.flags & net::MSG_PEEK != 0;
+        let datagram = loop {
+            if let Some(datagram) = self.take(peek)? {
+                break datagram;
+            }
+            let ended = message.patience.wait(&[&self.shared.events], || {
+                let state = self.state.lock();
+                let some = !state.inbox.is_empty() || state.error.is_some();
+                (some || state.receive_shut).then_some(!some)
+            })?;
+            if ended {
+                return Ok(0);
+            }
+        };
+        message.address = datagram.source.to_bytes(self.shared.family);
+        message.control.others = self.ancillary(&datagram);
+        let room = message.data.remaining();
+        let len = datagram.bytes.len();
+        let copied = if room > 0 && len > 0 { message.data.put(&datagram.bytes)? } else { 0 };
+        if len > room {
+            message.result_flags |= net::MSG_TRUNC;
+            if message.flags & net::MSG_TRUNC != 0 {
+                return Ok(len);
+            }
+        }
+        Ok(copied)
+    }
+
+    /// What the program asked to be told of a datagram.
+    fn ancillary(&self, datagram: &Datagram) -> Vec<(u32, u32, Vec<u8>)> {
+        let common = &self.shared.common;
+        let mut parts = Vec::new();
+        let (seconds, rest) = (datagram.time_ns / time::SECOND, datagram.time_ns % time::SECOND);
+        let stamp = |rest: u64| [seconds.to_ne_bytes(), rest.to_ne_bytes()].concat();
+        for (option, part) in [
+            (net::SO_TIMESTAMP_OLD, rest / 1000),
+            (net::SO_TIMESTAMP_NEW, rest / 1000),
+            (net::SO_TIMESTAMPNS_OLD, rest),
+            (net::SO_TIMESTAMPNS_NEW, rest),
+        ] {
+            if common.is_on(option) {
+                // The message has its option's number.
+                parts.push((net::SOL_SOCKET, option, stamp(part)));
+            }
+        }
+        if common.is_on(net::SO_RXQ_OVFL) && datagram.dropped > 0 {
+            parts.push((net::SOL_SOCKET, net::SO_RXQ_OVFL, datagram.dropped.to_ne_bytes().to_vec()));
+        }
+        parts.extend(self.shared.ip.lock().ancillary(self.shared.family, &datagram.arrival));
+        parts
+    }
+
+    fn context(&self) -> Context {
+        let state = self.state.lock();
+        Context {
+            family: self.shared.family,
+            protocol: self.shared.protocol,
+            raw: false,
+            stream: false,
+            connected: state.remote.is_some(),
+        }
+    }
+
+    /// What it shows in /proc/net/udp: family, addresses, whether it is connected, bytes queued, datagrams dropped.
+    pub(super) fn summary(&self) -> Summary {
+        let state = self.state.lock();
+        let port = state.binding.as_ref().map_or(0, Binding::port);
+        Summary {
+            family: self.shared.family,
+            inode: self.shared.inode,
+            uid: self.shared.uid,
+            local: SocketAddress::new(state.local, port),
+            remote: state.remote,
+            queued: state.charge.get(),
+            dropped: state.dropped,
+        }
+    }
+}
+
+/// A socket as /proc/net/udp shows it.
+pub(super) struct Summary {
+    pub(super) family: u32,
+    pub(super) inode: u64,
+    pub(super) uid: u32,
+    pub(super) local: SocketAddress,
+    pub(super) remote: Option<SocketAddress>,
+    pub(super) queued: usize,
+    pub(super) dropped: u32,
+}
+
+/// What a program's socket refers to.
+pub(super) struct UdpSocket {
+    endpoint: Arc<Endpoint>,
+}
+
+impl UdpSocket {
+    /// socket(2).
+    pub(super) fn open(family: u32, protocol: u32) -> Arc<dyn SocketOps> {
+        let shared = Shared::new(family, protocol, DEFAULT_BUFFER, DEFAULT_BUFFER);
+        let local = shared.any();
+        let endpoint = Arc::new_cyclic(|this| Endpoint {
+            shared,
+            state: IrqLock::new(State {
+                inbox: VecDeque::new(),
+                charge: Charge::default(),
+                binding: None,
+                keeps_address: false,
+                keeps_port: false,
+                local,
+                remote: None,
+                error: None,
+                receive_shut: false,
+                send_shut: false,
+                dropped: 0,
+                options: UdpOptions::default(),
+                corked: None,
+            }),
+            this: this.clone(),
+        });
+        Arc::new(Self { endpoint })
+    }
+}
+
+impl Drop for UdpSocket {
+    fn drop(&mut self) {
+        let mut state = self.endpoint.state.lock();
+        let (binding, inbox) = (state.binding.take(), core::mem::take(&mut state.inbox));
+        drop(state);
+        drop((binding, inbox));
+        self.endpoint.shared.events.wake_all();
+    }
+}
+
+impl SocketOps for UdpSocket {
+    fn identity(&self) -> Option<(Arc<CommonOptions>, u64)> {
+        Some((self.endpoint.shared.common.clone(), self.endpoint.shared.inode))
+    }
+
+    fn bind(&self, address: &[u8]) -> Result<()> {
+        let endpoint = &self.endpoint;
+        let address = address_to_bind(&endpoint.shared, address, false)?;
+        let mut state = endpoint.state.lock();
+        if state.binding.is_some() {
+            return Err(Errno::EINVAL);
+        }
+        let binding = ports(endpoint.shared.protocol).bind(endpoint.place(address.ip), address.port)?;
+        state.binding = Some(binding);
+        state.local = address.ip;
+        state.keeps_address = !address.ip.is_unspecified();
+        state.keeps_port = address.port != 0;
+        Ok(())
+    }
+
+    fn listen(&self, _backlog: i32) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    fn accept(&self, _patience: Patience) -> Result<(Arc<dyn SocketOps>, Vec<u8>)> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    fn connect(&self, address: &[u8], _patience: Patience) -> Result<()> {
+        self.endpoint.connect(address)
+    }
+
+    fn local_address(&self) -> Vec<u8> {
+        self.endpoint.summary().local.to_bytes(self.endpoint.shared.family)
+    }
+
+    fn peer_address(&self) -> Result<Vec<u8>> {
+        let remote = self.endpoint.state.lock().remote;
+        // One to port 0 shows as none.
+        let remote = remote.filter(|remote| remote.port != 0).ok_or(Errno::ENOTCONN)?;
+        Ok(remote.to_bytes(self.endpoint.shared.family))
+    }
+
+    fn shutdown(&self, read: bool, write: bool) -> Result<()> {
+        let connected = {
+            let mut state = self.endpoint.state.lock();
+            state.receive_shut |= read;
+            state.send_shut |= write;
+            state.remote.is_some()
+        };
+        self.endpoint.shared.events.wake_all();
+        if connected { Ok(()) } else { Err(Errno::ENOTCONN) }
+    }
+
+    fn send(&self, message: &mut Outgoing<'_, '_>) -> Result<usize> {
+        self.endpoint.send(message)
+    }
+
+    fn receive(&self, message: &mut Incoming<'_, '_>) -> Result<usize> {
+        self.endpoint.receive(message)
+    }
+
+    fn poll(&self, table: &mut PollTable<'_>) -> PollEvents {
+        table.add(&self.endpoint.shared.events);
+        let state = self.endpoint.state.lock();
+        PollEvents::ERR.when(state.error.is_some())
+            | (PollEvents::RDHUP | PollEvents::IN).when(state.receive_shut)
+            | PollEvents::HUP.when(state.receive_shut && state.send_shut)
+            | PollEvents::IN.when(!state.inbox.is_empty())
+            | PollEvents::OUT_BAND
+    }
+
+    fn option(&self, level: u32, name: u32) -> Result<Vec<u8>> {
+        self.endpoint.option(level, name)
+    }
+
+    fn set_option(&self, level: u32, name: u32, value: &[u8]) -> Result<()> {
+        self.endpoint.set_option(level, name, value)
+    }
+
+    fn ioctl(&self, command: u32, argument: UserAddr) -> Result<u64> {
+        let number = match command {
+            ioctl::FIONREAD => self.endpoint.state.lock().inbox.front().map_or(0, |first| first.bytes.len()),
+            ioctl::TIOCOUTQ => 0,
+            _ => return Err(Errno::ENOTTY),
+        };
+        user::copy_out(argument, &i32::try_from(number).unwrap_or(i32::MAX))?;
+        Ok(0)
+    }
+}
