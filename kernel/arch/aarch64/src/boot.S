@@ -346,7 +346,7 @@ virtual_secondary:
     brk     #0
 
 // 64 KiB aligned so that an address in the stack has bit 15 set, which the overflow check of vectors.S relies on.
-.section .bss.boot, "aw", %nobits
+.section .boot_stack, "aw", %nobits
 .balign 65536
 .global boot_kernel_l0
 boot_kernel_l0:     .space 4096
@@ -359,4 +359,8 @@ boot_identity_l2:   .space 4096
 boot_stack_guard:   .space 4096
 boot_stack_bottom:  .space 32768
 boot_stack_top:
+
+// Not among those above, which fill 64 KiB.
+.section .bss.boot_kernel_l3, "aw", %nobits
+.balign 4096
 boot_kernel_l3:     .space 8192

@@ -243,8 +243,8 @@ arch_fp_load:
     msr     fpcr, x2
     ret
 
-.section .bss.boot, "aw", %nobits
-.balign 65536
-    .space 32768
+// The upper half of a 64 KiB block (linker.ld), so that an address in it has bit 15 set.
+.section .emergency_stack, "aw", %nobits
+.balign 32768
     .space 32768
 emergency_stack_top:
