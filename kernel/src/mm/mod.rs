@@ -4,6 +4,7 @@
 //! `Arch::LINEAR_BASE`, so a frame's bytes are always at hand. [`kernel_space`] maps everything else the kernel needs
 //! (stacks, registers, heap); [`address_space`] is a program's view; [`user`] copies to and from it.
 
+pub mod access;
 pub mod address_space;
 pub mod fault;
 pub mod frames;
