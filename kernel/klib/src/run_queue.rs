@@ -1,8 +1,9 @@
 //! The queue of threads that are ready to run, in the order in which fairness wants them.
 //!
-//! Every thread has a virtual run time: the CPU time it has had. The one with the least runs next. A thread that slept
-//! comes back with what it had, but at most [`SLEEPER_CREDIT_NS`] behind the others, so that it answers soon and yet
-//! cannot hold the CPU for all the time it slept through. That is the scheme of Linux's CFS without weights.
+//! Every thread has a virtual run time: the CPU time it has had, [`weighted`] by its nice value. The one with the least
+//! runs next. A thread that slept comes back with what it had, but at most [`SLEEPER_CREDIT_NS`] behind the others, so
+//! that it answers soon and yet cannot hold the CPU for all the time it slept through. That is the scheme of Linux's
+//! CFS.
 //!
 //! Each CPU has a queue, and its virtual time runs by itself: a thread that changes queues keeps its distance to the
 //! others ([`carried_over`]).

@@ -71,7 +71,7 @@ pub fn sys_dup3(call: &mut Call<'_>) -> Result<u64> {
 /// Whether the open made the file (linux/fcntl.h, since 6.12).
 const F_CREATED_QUERY: u32 = 1028;
 
-/// [fcntl(2)](https://man7.org/linux/man-pages/man2/fcntl.2.html).
+/// [fcntl(2)](https://man7.org/linux/man-pages/man2/fcntl.2.html). Lacks: leases (F_SETLEASE never grants one).
 pub fn sys_fcntl(call: &mut Call<'_>) -> Result<u64> {
     let files = call.process().files();
     let fd = call.int(0);
@@ -326,7 +326,8 @@ fn set_flag(file: &Arc<OpenFile>, fd: i32, flag: u32, address: UserAddr) -> Resu
     Ok(0)
 }
 
-/// [ioctl(2)](https://man7.org/linux/man-pages/man2/ioctl.2.html).
+/// [ioctl(2)](https://man7.org/linux/man-pages/man2/ioctl.2.html). Lacks: the flags of chattr(1); of terminals
+/// TIOCCONS, a break on the line, and what sets or reads a serial port (TIOCGSERIAL, TIOCMGET).
 pub fn sys_ioctl(call: &mut Call<'_>) -> Result<u64> {
     let files = call.process().files();
     let fd = call.int(0);

@@ -287,7 +287,8 @@ pub fn sys_openat2(call: &mut Call<'_>) -> Result<u64> {
     install(call, file, flags)
 }
 
-/// [memfd_create(2)](https://man7.org/linux/man-pages/man2/memfd_create.2.html).
+/// [memfd_create(2)](https://man7.org/linux/man-pages/man2/memfd_create.2.html). Lacks: huge pages (MFD_HUGETLB
+/// is EINVAL).
 pub fn sys_memfd_create(call: &mut Call<'_>) -> Result<u64> {
     const FLAGS: u32 = linux::MFD_CLOEXEC | linux::MFD_ALLOW_SEALING | linux::MFD_NOEXEC_SEAL | linux::MFD_EXEC;
     let flags = call.uint(1);
@@ -356,7 +357,8 @@ const fn minor(device: u64) -> u32 {
     (device & 0xff | device >> 12 & 0xfff00) as u32
 }
 
-/// [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html).
+/// [statx(2)](https://man7.org/linux/man-pages/man2/statx.2.html). Lacks: STATX_MNT_ID_UNIQUE and the attributes of
+/// chattr(1).
 pub fn sys_statx(call: &mut Call<'_>) -> Result<u64> {
     let flags = call.uint(2);
     let known = linux::AT_SYMLINK_NOFOLLOW | linux::AT_NO_AUTOMOUNT | linux::AT_EMPTY_PATH | linux::AT_STATX_SYNC_TYPE;
@@ -431,14 +433,15 @@ fn put_status(to: UserAddr, status: &FileSystemStatus, device: u64, mount: Optio
     Ok(0)
 }
 
-/// [statfs(2)](https://man7.org/linux/man-pages/man2/statfs.2.html).
+/// [statfs(2)](https://man7.org/linux/man-pages/man2/statfs.2.html). Lacks: ST_NOATIME and ST_NODIRATIME (every mount
+/// shows ST_RELATIME).
 pub fn sys_statfs(call: &mut Call<'_>) -> Result<u64> {
     let path = call.path(0)?;
     let found = resolve_at(call, linux::AT_FDCWD, &path, true)?;
     put_status(call.address(1), &found.inode().status(), found.inode().metadata().device, Some(found.mount()))
 }
 
-/// [fstatfs(2)](https://man7.org/linux/man-pages/man2/fstatfs.2.html).
+/// [fstatfs(2)](https://man7.org/linux/man-pages/man2/fstatfs.2.html). Lacks: ST_NOATIME and ST_NODIRATIME, as statfs.
 pub fn sys_fstatfs(call: &mut Call<'_>) -> Result<u64> {
     /// statfs(2)'s magic numbers of what is in no file system.
     const PIPEFS_MAGIC: u64 = 0x5049_5045;

@@ -9,7 +9,7 @@ use crate::{fs::permission, mm::user};
 /// The most bytes a handle has (linux/exportfs.h).
 const MAX_HANDLE: u32 = 128;
 
-/// [name_to_handle_at(2)](https://man7.org/linux/man-pages/man2/name_to_handle_at.2.html).
+/// [name_to_handle_at(2)](https://man7.org/linux/man-pages/man2/name_to_handle_at.2.html). Lacks: handles (EOPNOTSUPP).
 pub fn sys_name_to_handle_at(call: &mut Call<'_>) -> Result<u64> {
     let flags = call.uint(4);
     if flags & !(linux::AT_SYMLINK_FOLLOW | linux::AT_EMPTY_PATH) != 0 {
@@ -24,7 +24,7 @@ pub fn sys_name_to_handle_at(call: &mut Call<'_>) -> Result<u64> {
     Err(Errno::EOPNOTSUPP)
 }
 
-/// [open_by_handle_at(2)](https://man7.org/linux/man-pages/man2/open_by_handle_at.2.html).
+/// [open_by_handle_at(2)](https://man7.org/linux/man-pages/man2/open_by_handle_at.2.html). Lacks: handles (EOPNOTSUPP).
 pub fn sys_open_by_handle_at(call: &mut Call<'_>) -> Result<u64> {
     if !permission::acting().has(linux::CAP_DAC_READ_SEARCH) {
         return Err(Errno::EPERM);

@@ -30,7 +30,8 @@ fn page_range(address: u64, len: u64) -> Result<core::ops::Range<u64>> {
     Ok(address..end.ok_or(Errno::ENOMEM)?)
 }
 
-/// [mmap(2)](https://man7.org/linux/man-pages/man2/mmap.2.html).
+/// [mmap(2)](https://man7.org/linux/man-pages/man2/mmap.2.html). Lacks: MAP_HUGETLB and MAP_GROWSDOWN, which change
+/// nothing; the check of flags that MAP_SHARED_VALIDATE asks for; private memory beyond what could be had now (ENOMEM).
 pub fn sys_mmap(call: &mut Call<'_>) -> Result<u64> {
     let (address, len, protection, flags, offset) = (call.raw(0), call.raw(1), call.uint(2), call.uint(3), call.raw(5));
     if len == 0 || !offset.is_multiple_of(PAGE) || protection & !(KNOWN_PROTECTION | linux::PROT_GROWSDOWN) != 0 {
@@ -137,7 +138,8 @@ pub fn sys_munmap(call: &mut Call<'_>) -> Result<u64> {
     Ok(0)
 }
 
-/// [mprotect(2)](https://man7.org/linux/man-pages/man2/mprotect.2.html).
+/// [mprotect(2)](https://man7.org/linux/man-pages/man2/mprotect.2.html). Lacks: PROT_GROWSDOWN; PROT_BTI and PROT_MTE on
+/// CPUs that have them (EINVAL).
 pub fn sys_mprotect(call: &mut Call<'_>) -> Result<u64> {
     let range = page_range(call.raw(0), call.raw(1))?;
     let bits = call.uint(2);
@@ -161,7 +163,8 @@ pub fn sys_brk(call: &mut Call<'_>) -> Result<u64> {
     Ok(memory.brk(end))
 }
 
-/// [mremap(2)](https://man7.org/linux/man-pages/man2/mremap.2.html).
+/// [mremap(2)](https://man7.org/linux/man-pages/man2/mremap.2.html). Lacks: MREMAP_DONTUNMAP; a second mapping of
+/// shared memory (an old length of 0).
 pub fn sys_mremap(call: &mut Call<'_>) -> Result<u64> {
     let (address, old_len, new_len, flags, target) = (call.raw(0), call.raw(1), call.raw(2), call.uint(3), call.raw(4));
     let may_move = flags & linux::MREMAP_MAYMOVE != 0;
@@ -183,7 +186,8 @@ pub fn sys_mremap(call: &mut Call<'_>) -> Result<u64> {
     memory(call)?.remap(old, new_len, may_move, fixed.then_some(target))
 }
 
-/// [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html). Advice about speed is taken and ignored.
+/// [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html). Advice about speed is taken and ignored. Lacks:
+/// huge pages and the merging of equal pages, which change nothing; MADV_COLLAPSE and MADV_HWPOISON (EINVAL).
 pub fn sys_madvise(call: &mut Call<'_>) -> Result<u64> {
     let (address, len, advice) = (call.raw(0), call.raw(1), call.uint(2));
     let known = matches!(

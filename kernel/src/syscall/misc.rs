@@ -90,7 +90,8 @@ pub fn sys_setdomainname(call: &mut Call<'_>) -> Result<u64> {
     DOMAIN_NAME.set_from(call)
 }
 
-/// [sysinfo(2)](https://man7.org/linux/man-pages/man2/sysinfo.2.html). The struct is nine words, then counts.
+/// [sysinfo(2)](https://man7.org/linux/man-pages/man2/sysinfo.2.html). The struct is nine words, then counts. Lacks:
+/// load averages, shared and buffer memory (0).
 pub fn sys_sysinfo(call: &mut Call<'_>) -> Result<u64> {
     const LEN: usize = size_of::<system::sysinfo>();
     let stats = frames::stats();
@@ -141,7 +142,8 @@ pub fn sys_getrandom(call: &mut Call<'_>) -> Result<u64> {
     Ok(done as u64)
 }
 
-/// [reboot(2)](https://man7.org/linux/man-pages/man2/reboot.2.html).
+/// [reboot(2)](https://man7.org/linux/man-pages/man2/reboot.2.html). Lacks: suspend and kexec (EINVAL); the setting of
+/// Ctrl-Alt-Del, which changes nothing.
 pub fn sys_reboot(call: &mut Call<'_>) -> Result<u64> {
     call.thread.require(linux::CAP_SYS_BOOT)?;
     if call.uint(0) != linux::LINUX_REBOOT_MAGIC1

@@ -33,7 +33,8 @@ fn optional_string(call: &Call<'_>, index: usize) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// [mount(2)](https://man7.org/linux/man-pages/man2/mount.2.html).
+/// [mount(2)](https://man7.org/linux/man-pages/man2/mount.2.html). Lacks: propagation (MS_SHARED and its kind change
+/// nothing); file systems other than tmpfs, ramfs, proc, sysfs, devtmpfs (ENODEV).
 pub fn sys_mount(call: &mut Call<'_>) -> Result<u64> {
     let kind = optional_string(call, 2)?;
     let source = optional_string(call, 0)?;
@@ -170,7 +171,7 @@ pub fn sys_umount2(call: &mut Call<'_>) -> Result<u64> {
 }
 
 /// [pivot_root(2)](https://man7.org/linux/man-pages/man2/pivot_root.2.html). The root of the tree is the image in
-/// memory, which never moves: EINVAL, as Linux says of its first root file system.
+/// memory, which never moves: EINVAL, as Linux says of its first root file system. Lacks: all but the checks.
 pub fn sys_pivot_root(call: &mut Call<'_>) -> Result<u64> {
     require_right()?;
     for index in 0..2 {

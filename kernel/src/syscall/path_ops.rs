@@ -115,7 +115,8 @@ pub fn sys_symlinkat(call: &mut Call<'_>) -> Result<u64> {
     Ok(0)
 }
 
-/// [linkat(2)](https://man7.org/linux/man-pages/man2/linkat.2.html).
+/// [linkat(2)](https://man7.org/linux/man-pages/man2/linkat.2.html). Lacks: AT_EMPTY_PATH without CAP_DAC_READ_SEARCH
+/// for who opened the file itself.
 pub fn sys_linkat(call: &mut Call<'_>) -> Result<u64> {
     let flags = call.uint(4);
     if flags & !(linux::AT_SYMLINK_FOLLOW | linux::AT_EMPTY_PATH) != 0 {
@@ -172,7 +173,7 @@ pub fn sys_unlinkat(call: &mut Call<'_>) -> Result<u64> {
     Ok(0)
 }
 
-/// [renameat2(2)](https://man7.org/linux/man-pages/man2/renameat2.2.html).
+/// [renameat2(2)](https://man7.org/linux/man-pages/man2/renameat2.2.html). Lacks: RENAME_WHITEOUT (EINVAL).
 pub fn sys_renameat2(call: &mut Call<'_>) -> Result<u64> {
     let flags = call.uint(4);
     rename(call, flags)

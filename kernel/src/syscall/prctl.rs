@@ -7,8 +7,9 @@ use abi::{Errno, Result, prctl};
 use super::{Call, credentials};
 use crate::{mm::user, task::signal::NSIG};
 
-/// [prctl(2)](https://man7.org/linux/man-pages/man2/prctl.2.html). What it does not know is EINVAL, as is SECCOMP, which
-/// is not there.
+/// [prctl(2)](https://man7.org/linux/man-pages/man2/prctl.2.html). What it does not know is EINVAL.
+/// Lacks: seccomp, PR_SET_MM, PR_SET_VMA, PR_SET_PTRACER, PR_SET_MDWE, PR_GET_AUXV, PR_SET_THP_DISABLE, PR_MCE_KILL,
+/// the settings of speculation, core scheduling, vectors and pointer authentication; a timer slack that timers use.
 pub fn sys_prctl(call: &mut Call<'_>) -> Result<u64> {
     let value = call.raw(1);
     let attributes = &call.thread.attributes;

@@ -159,7 +159,8 @@ fn copy_strings(array: UserAddr) -> Result<Vec<Vec<u8>>> {
     }
 }
 
-/// [prlimit64(2)](https://man7.org/linux/man-pages/man2/prlimit.2.html).
+/// [prlimit64(2)](https://man7.org/linux/man-pages/man2/prlimit.2.html). Lacks: an effect of RLIMIT_CORE, as there are
+/// no core files, and of RLIMIT_RTTIME.
 pub fn sys_prlimit64(call: &mut Call<'_>) -> Result<u64> {
     let process = target(call, 0)?;
     let resource = call.uint(1);
@@ -187,7 +188,7 @@ pub fn sys_getrlimit(call: &mut Call<'_>) -> Result<u64> {
     set_and_get_limit(call.process(), call.uint(0), None, Some(call.address(1)))
 }
 
-/// [setrlimit(2)](https://man7.org/linux/man-pages/man2/setrlimit.2.html).
+/// [setrlimit(2)](https://man7.org/linux/man-pages/man2/setrlimit.2.html). Lacks: what prlimit64 lacks.
 pub fn sys_setrlimit(call: &mut Call<'_>) -> Result<u64> {
     if call.uint(0) >= linux::RLIM_NLIMITS {
         return Err(Errno::EINVAL);

@@ -121,7 +121,8 @@ pub fn sys_sched_getparam(call: &mut Call<'_>) -> Result<u64> {
     Ok(0)
 }
 
-/// [sched_setparam(2)](https://man7.org/linux/man-pages/man2/sched_setparam.2.html).
+/// [sched_setparam(2)](https://man7.org/linux/man-pages/man2/sched_setparam.2.html). Lacks: an order of real-time
+/// priorities, which all give the same share.
 pub fn sys_sched_setparam(call: &mut Call<'_>) -> Result<u64> {
     let parameter = call.optional_address(1).filter(|_| call.int(0) >= 0).ok_or(Errno::EINVAL)?;
     let priority: u32 = user::copy_in(parameter)?;
@@ -131,7 +132,8 @@ pub fn sys_sched_setparam(call: &mut Call<'_>) -> Result<u64> {
 }
 
 /// [sched_setattr(2)](https://man7.org/linux/man-pages/man2/sched_setattr.2.html). `struct sched_attr` is size, policy,
-/// flags, nice, priority, and what deadlines and clamps need. Lacks: SCHED_DEADLINE, utilisation clamps.
+/// flags, nice, priority, and what deadlines and clamps need. Lacks: what sched_setscheduler
+/// lacks; utilisation clamps.
 pub fn sys_sched_setattr(call: &mut Call<'_>) -> Result<u64> {
     let address = call.optional_address(1).filter(|_| call.int(0) >= 0 && call.uint(2) == 0).ok_or(Errno::EINVAL)?;
     let size = match user::copy_in::<u32>(address)? {

@@ -58,7 +58,8 @@ pub fn sys_get_robust_list(call: &mut Call<'_>) -> Result<u64> {
 }
 
 /// [clone(2)](https://man7.org/linux/man-pages/man2/clone.2.html), with the argument order of arm64: flags, stack,
-/// parent_tid, tls, child_tid.
+/// parent_tid, tls, child_tid. Lacks: namespaces (EINVAL); threads of one process with descriptors, a working directory
+/// or a umask of their own.
 pub fn sys_clone(call: &mut Call<'_>) -> Result<u64> {
     let flags = call.raw(0);
     const EITHER: u64 = (linux::CLONE_PIDFD | linux::CLONE_PARENT_SETTID) as u64;
@@ -78,8 +79,8 @@ pub fn sys_clone(call: &mut Call<'_>) -> Result<u64> {
     Ok(clone::clone(call.thread, call.frame, request)? as u64)
 }
 
-/// [unshare(2)](https://man7.org/linux/man-pages/man2/unshare.2.html), of the process as a whole.
-/// Lacks: namespaces; a kernel without them answers EINVAL.
+/// [unshare(2)](https://man7.org/linux/man-pages/man2/unshare.2.html), of the process as a whole. Lacks: namespaces
+/// (EINVAL); what one thread would have alone.
 pub fn sys_unshare(call: &mut Call<'_>) -> Result<u64> {
     const NOTHING_TO_DO: u64 = linux::CLONE_SYSVSEM as u64;
     const MEMORY: u64 = (linux::CLONE_THREAD | linux::CLONE_SIGHAND | linux::CLONE_VM) as u64;
@@ -97,13 +98,15 @@ pub fn sys_unshare(call: &mut Call<'_>) -> Result<u64> {
     Ok(0)
 }
 
-/// [setns(2)](https://man7.org/linux/man-pages/man2/setns.2.html): no descriptor stands for a namespace.
+/// [setns(2)](https://man7.org/linux/man-pages/man2/setns.2.html): no descriptor stands for a namespace. Lacks:
+/// namespaces (EINVAL for every descriptor).
 pub fn sys_setns(call: &mut Call<'_>) -> Result<u64> {
     call.file(0)?;
     Err(Errno::EINVAL)
 }
 
-/// [clone3(2)](https://man7.org/linux/man-pages/man2/clone3.2.html).
+/// [clone3(2)](https://man7.org/linux/man-pages/man2/clone3.2.html). Lacks: what clone lacks; set_tid and
+/// CLONE_INTO_CGROUP (EINVAL).
 pub fn sys_clone3(call: &mut Call<'_>) -> Result<u64> {
     let size = call.size(1);
     if size < 64 {
@@ -141,7 +144,8 @@ pub fn sys_clone3(call: &mut Call<'_>) -> Result<u64> {
     Ok(clone::clone(call.thread, call.frame, request)? as u64)
 }
 
-/// [futex(2)](https://man7.org/linux/man-pages/man2/futex.2.html).
+/// [futex(2)](https://man7.org/linux/man-pages/man2/futex.2.html). Lacks: priority inheritance (FUTEX_LOCK_PI and
+/// its kind: ENOSYS).
 pub fn sys_futex(call: &mut Call<'_>) -> Result<u64> {
     let (address, operation, value, second, third) =
         (call.address(0), call.uint(1), call.uint(2), call.address(4), call.uint(5));
@@ -236,7 +240,7 @@ mod membarrier {
 }
 
 /// [membarrier(2)](https://man7.org/linux/man-pages/man2/membarrier.2.html). EPERM for a private barrier without
-/// registration.
+/// registration. Lacks: the commands for rseq(2) (EINVAL).
 pub fn sys_membarrier(call: &mut Call<'_>) -> Result<u64> {
     let (command, flags) = (call.uint(0), call.uint(1));
     if flags != 0 {

@@ -227,7 +227,8 @@ fn arguments(address: UserAddr, len: usize) -> Result<NewValue> {
     })
 }
 
-/// [setxattrat(2)](https://man7.org/linux/man-pages/man2/setxattr.2.html).
+/// [setxattrat(2)](https://man7.org/linux/man-pages/man2/setxattr.2.html). Lacks: access control
+/// lists (EOPNOTSUPP, as from all calls here).
 pub fn sys_setxattrat(call: &mut Call<'_>) -> Result<u64> {
     let new = arguments(call.address(4), call.size(5))?;
     set(|| target_at(call), call.address(3), &new)

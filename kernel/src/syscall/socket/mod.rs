@@ -62,7 +62,8 @@ fn install(call: &Call<'_>, file: Arc<OpenFile>, close_on_exec: bool) -> Result<
     Ok(call.process().files().install(file, close_on_exec)? as u64)
 }
 
-/// [socket(2)](https://man7.org/linux/man-pages/man2/socket.2.html).
+/// [socket(2)](https://man7.org/linux/man-pages/man2/socket.2.html). Lacks: families other than AF_UNIX,
+/// AF_INET, AF_INET6 and AF_NETLINK (EAFNOSUPPORT); raw sockets of IP.
 pub fn sys_socket(call: &mut Call<'_>) -> Result<u64> {
     let (family, kind, protocol) = (call.uint(0), call.uint(1), call.uint(2));
     let (flags, close_on_exec) = file_flags(kind)?;
@@ -153,7 +154,8 @@ pub fn sys_shutdown(call: &mut Call<'_>) -> Result<u64> {
     Ok(0)
 }
 
-/// [setsockopt(2)](https://man7.org/linux/man-pages/man2/setsockopt.2.html).
+/// [setsockopt(2)](https://man7.org/linux/man-pages/man2/setsockopt.2.html). Lacks: socket filters, IP options; an effect
+/// of TCP_CORK, TCP_DEFER_ACCEPT, TCP_QUICKACK and their kind.
 pub fn sys_setsockopt(call: &mut Call<'_>) -> Result<u64> {
     let file = call.file(0)?;
     let socket = socket_of(&file)?;
