@@ -210,6 +210,17 @@ def priority_inheriting_mutex_locks_and_unlocks():
 
 
 @check
+def negative_thread_numbers():
+    mask = ctypes.create_string_buffer(b"\1" + bytes(127))
+    return (
+        outcome(os.sched_getaffinity, -1),
+        outcome(os.sched_setaffinity, -1, [0]),
+        outcome(raw.sched_getaffinity, -1, 128, mask),
+        outcome(raw.sched_getaffinity, -(2**31), 128, mask),
+    )
+
+
+@check
 def threads_share_everything_but_their_id():
     own = threading.get_native_id()
     fd, _ = os.pipe()
