@@ -5,11 +5,11 @@
 //! never across a switch, a user copy or another subsystem's callback unless the lock order below says so.
 //!
 //! Lock order, outermost first: process, fd table, dentry, inode, socket or pipe, connection, table of ports, list of
-//! who maps a file, futex bucket, address space, wait queue, timer queue, run queue, address-space numbers, log, heap,
-//! kernel page table, frame allocator. So nobody allocates memory or logs while holding one of the last two. Of two run
-//! queues the second is only ever tried. A kernel with debug assertions learns the order as it runs and panics where it
-//! is broken (`lock_order.rs`). A [`Turn`](crate::task::wait::Turn) is waited for asleep, so it comes before all of
-//! them.
+//! who maps a file, futex bucket, table of futex locks, address space, wait queue, timer queue, run queue, address-space
+//! numbers, log, heap, kernel page table, frame allocator. So nobody allocates memory or logs while holding one of the
+//! last two. Of two run queues the second is only ever tried. A kernel with debug assertions learns the order as it runs
+//! and panics where it is broken (`lock_order.rs`). A [`Turn`](crate::task::wait::Turn) is waited for asleep, so it comes
+//! before all of them.
 //!
 //! Both locks are one word that is taken by compare-and-swap, in no order of arrival: a queue of waiters would hand the
 //! lock to a virtual CPU that the host may have put aside, and all the others would wait for it. Who waits looks with

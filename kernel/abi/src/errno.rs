@@ -37,6 +37,8 @@ errnos! {
 impl Errno {
     /// Interrupted; restarted where the signal's action says SA_RESTART, EINTR otherwise. Never reaches a program.
     pub const RESTART: Self = Self(512);
+    /// Interrupted; restarted whatever the signal's action says. Never reaches a program.
+    pub const RESTART_ALWAYS: Self = Self(513);
 
     /// The number.
     pub const fn number(self) -> u16 {

@@ -115,7 +115,7 @@ pub fn dispatch(frame: &mut TrapFrame) {
     thread.enter_syscall(arguments[0]);
     let result = handler(&mut Call { frame, thread: &thread, arguments });
     deferred::run_pending();
-    if !matches!(result, Err(Errno::EINTR | Errno::RESTART)) {
+    if !matches!(result, Err(Errno::EINTR | Errno::RESTART | Errno::RESTART_ALWAYS)) {
         thread.end_temporary_mask();
     }
     match result {
@@ -124,6 +124,7 @@ pub fn dispatch(frame: &mut TrapFrame) {
             frame.set_return(Errno::EINTR.as_return());
             thread.request_restart();
         }
+        Err(Errno::RESTART_ALWAYS) => frame.restart_syscall(arguments[0]),
         Err(error) => frame.set_return(error.as_return()),
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     smp,
     task::{
         clone::{self, CloneRequest},
-        exit, futex, process, scheduler,
+        exit, futex, futex_pi, process, scheduler,
         thread::Thread,
     },
     time,
@@ -144,28 +144,49 @@ pub fn sys_clone3(call: &mut Call<'_>) -> Result<u64> {
     Ok(clone::clone(call.thread, call.frame, request)? as u64)
 }
 
-/// [futex(2)](https://man7.org/linux/man-pages/man2/futex.2.html). Lacks: priority inheritance (FUTEX_LOCK_PI and
-/// its kind: ENOSYS).
+/// [futex(2)](https://man7.org/linux/man-pages/man2/futex.2.html).
+/// Lacks: who owns a priority-inheriting lock does not run with its waiters' priority, and they have their turn as they
+/// came.
 pub fn sys_futex(call: &mut Call<'_>) -> Result<u64> {
     let (address, operation, value, second, third) =
         (call.address(0), call.uint(1), call.uint(2), call.address(4), call.uint(5));
     let private = operation & linux::FUTEX_PRIVATE_FLAG != 0;
     let realtime = operation & linux::FUTEX_CLOCK_REALTIME != 0;
-    let result = match operation & !(linux::FUTEX_PRIVATE_FLAG | linux::FUTEX_CLOCK_REALTIME) {
-        linux::FUTEX_WAIT => {
-            let deadline = timeout_in(call.optional_address(3))?.map(|ns| time::monotonic_ns().saturating_add(ns));
-            futex::wait(address, private, value, futex::MATCH_ANY, deadline).map(|()| 0)
-        }
-        linux::FUTEX_WAIT_BITSET => {
-            let deadline = timeout_in(call.optional_address(3))?;
-            let deadline = deadline.map(|ns| if realtime { time::realtime_to_monotonic(ns) } else { ns });
-            futex::wait(address, private, value, third, deadline).map(|()| 0)
-        }
+    let operation = operation & !(linux::FUTEX_PRIVATE_FLAG | linux::FUTEX_CLOCK_REALTIME);
+    let limit = call.uint(3);
+    // The time comes first, whatever else is wrong.
+    let time = match operation {
+        linux::FUTEX_WAIT
+        | linux::FUTEX_WAIT_BITSET
+        | linux::FUTEX_LOCK_PI
+        | linux::FUTEX_LOCK_PI2
+        | linux::FUTEX_WAIT_REQUEUE_PI => timeout_in(call.optional_address(3))?,
+        _ => None,
+    };
+    let takes_clock =
+        matches!(operation, linux::FUTEX_WAIT_BITSET | linux::FUTEX_WAIT_REQUEUE_PI | linux::FUTEX_LOCK_PI2);
+    if realtime && !takes_clock {
+        return Err(Errno::ENOSYS);
+    }
+    let deadline = time.map(|ns| match operation {
+        linux::FUTEX_WAIT => time::monotonic_ns().saturating_add(ns),
+        linux::FUTEX_LOCK_PI => time::realtime_to_monotonic(ns),
+        _ if realtime => time::realtime_to_monotonic(ns),
+        _ => ns,
+    });
+    let result = match operation {
+        linux::FUTEX_WAIT => futex::wait(address, private, value, futex::MATCH_ANY, deadline).map(|()| 0),
+        linux::FUTEX_WAIT_BITSET => futex::wait(address, private, value, third, deadline).map(|()| 0),
         linux::FUTEX_WAKE => futex::wake(address, private, value, futex::MATCH_ANY),
         linux::FUTEX_WAKE_BITSET => futex::wake(address, private, value, third),
-        linux::FUTEX_REQUEUE => futex::requeue(address, second, private, value, call.uint(3), None),
-        linux::FUTEX_CMP_REQUEUE => futex::requeue(address, second, private, value, call.uint(3), Some(third)),
-        linux::FUTEX_WAKE_OP => futex::wake_op(address, second, private, value, call.uint(3), third),
+        linux::FUTEX_REQUEUE => futex::requeue(address, second, private, value, limit, None),
+        linux::FUTEX_CMP_REQUEUE => futex::requeue(address, second, private, value, limit, Some(third)),
+        linux::FUTEX_WAKE_OP => futex::wake_op(address, second, private, value, limit, third),
+        linux::FUTEX_LOCK_PI | linux::FUTEX_LOCK_PI2 => futex_pi::lock(address, private, deadline).map(|()| 0),
+        linux::FUTEX_TRYLOCK_PI => futex_pi::try_lock(address, private).map(|()| 0),
+        linux::FUTEX_UNLOCK_PI => futex_pi::unlock(address, private).map(|()| 0),
+        linux::FUTEX_WAIT_REQUEUE_PI => futex::wait_requeue_pi(address, second, private, value, deadline).map(|()| 0),
+        linux::FUTEX_CMP_REQUEUE_PI => futex::requeue_pi(address, second, private, value, limit, third),
         _ => Err(Errno::ENOSYS),
     };
     result.map(u64::from)

@@ -10,7 +10,7 @@ use klib::{
 };
 
 use super::{
-    futex,
+    futex, futex_pi,
     process::{FsContext, Process},
     scheduler,
     signal::AltStack,
@@ -496,6 +496,7 @@ fn leave_old_image(thread: &Arc<Thread>) {
     if let Some(head) = addresses.robust_list {
         futex::release_robust_list(head, thread.tid());
     }
+    futex_pi::release(thread, false);
     if let Some(address) = addresses.clear_child_tid {
         futex::clear_and_wake(address);
     }

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 use abi::{Errno, Result, linux};
 
 use super::{
-    futex, interval_timer, job, posix_timer,
+    futex, futex_pi, interval_timer, job, posix_timer,
     process::{self, ExitStatus, Process},
     scheduler,
     signal::{self, SIG_IGN, SignalInfo},
@@ -55,6 +55,7 @@ fn leave(thread: &Arc<Thread>, status: ExitStatus) -> ! {
     if let Some(head) = addresses.robust_list {
         futex::release_robust_list(head, thread.tid());
     }
+    futex_pi::release(thread, true);
     if let Some(address) = addresses.clear_child_tid {
         futex::clear_and_wake(address);
     }

@@ -10,18 +10,26 @@ use abi::{Errno, Result};
 use hal::{FaultAccess, UserAddr};
 
 use super::{
-    scheduler,
+    futex_pi, scheduler,
     thread::Thread,
     wait::{self, WaitError, Wake as _},
 };
-use crate::{mm::user, sync::IrqLock};
+use crate::{
+    mm::{address_space::AddressSpace, user},
+    sync::IrqLock,
+};
+
+/// Bits of the word of a robust or priority-inheriting futex: somebody waits, the owner died, and who owns it.
+pub(super) const WAITERS: u32 = 0x8000_0000;
+pub(super) const OWNER_DIED: u32 = 0x4000_0000;
+pub(super) const TID_MASK: u32 = 0x3fff_ffff;
 
 /// Matches every waiter (FUTEX_BITSET_MATCH_ANY).
 pub const MATCH_ANY: u32 = u32::MAX;
 
 /// Where a futex word is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Key {
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Key {
     /// The address space or the shared object.
     owner: usize,
     offset: u64,
@@ -31,6 +39,8 @@ struct Waiter {
     thread: Arc<Thread>,
     bitset: u32,
     woken: AtomicBool,
+    /// Waits to be moved to a lock (FUTEX_WAIT_REQUEUE_PI), as whom; nobody wakes it here.
+    locker: Option<Arc<futex_pi::Waiter>>,
 }
 
 type Waiters = VecDeque<(Key, Arc<Waiter>)>;
@@ -44,7 +54,8 @@ fn bucket_index(key: &Key) -> usize {
     (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as usize % BUCKETS
 }
 
-fn key(address: UserAddr, private: bool) -> Result<Key> {
+/// What names the word at an address of the running program. EINVAL, EFAULT.
+pub(super) fn key(address: UserAddr, private: bool) -> Result<Key> {
     if !address.get().is_multiple_of(4) {
         return Err(Errno::EINVAL);
     }
@@ -57,10 +68,19 @@ fn key(address: UserAddr, private: bool) -> Result<Key> {
 
 /// Applies `change` to the word atomically and returns its old value.
 fn update_word(address: UserAddr, change: impl Fn(u32) -> Option<u32>) -> Result<u32> {
+    let memory = scheduler::current().memory().ok_or(Errno::EFAULT)?;
+    update_word_in(&memory, address, change)
+}
+
+/// As [`update_word`] in the address space of the running program, for who holds locks and so cannot look for it.
+pub(super) fn update_word_in(
+    memory: &AddressSpace,
+    address: UserAddr,
+    change: impl Fn(u32) -> Option<u32>,
+) -> Result<u32> {
     if !address.get().is_multiple_of(4) {
         return Err(Errno::EINVAL);
     }
-    let memory = scheduler::current().memory().ok_or(Errno::EFAULT)?;
     memory.with_frame(address, FaultAccess::Write, |frame, offset| {
         // SAFETY: an aligned word inside a page that `frame` keeps alive; programs access it atomically too.
         let word = unsafe { AtomicU32::from_ptr(frame.bytes().add(offset).cast()) };
@@ -76,16 +96,8 @@ pub fn wait(address: UserAddr, private: bool, expected: u32, bitset: u32, deadli
     }
     let key = key(address, private)?;
     let thread = scheduler::current();
-    let waiter = Arc::new(Waiter { thread: thread.clone(), bitset, woken: AtomicBool::new(false) });
-    {
-        // Brings the page in, so that the look under the lock finds it.
-        let _: u32 = user::copy_in(address)?;
-        let mut bucket = TABLE[bucket_index(&key)].lock();
-        if user::copy_in::<u32>(address)? != expected {
-            return Err(Errno::EAGAIN);
-        }
-        bucket.push_back((key, waiter.clone()));
-    }
+    let waiter = Arc::new(Waiter { thread: thread.clone(), bitset, woken: AtomicBool::new(false), locker: None });
+    enqueue(key, address, expected, &waiter)?;
     let result = wait::block_until(&thread, deadline_ns, || waiter.woken.load(Ordering::Acquire).then_some(()));
     if result.is_err() {
         leave(&waiter);
@@ -99,6 +111,18 @@ pub fn wait(address: UserAddr, private: bool, expected: u32, bitset: u32, deadli
     }
 }
 
+/// Makes a waiter one of the word's. EAGAIN when the word is not `expected`; EFAULT.
+fn enqueue(key: Key, address: UserAddr, expected: u32, waiter: &Arc<Waiter>) -> Result<()> {
+    // Brings the page in, so that the look under the lock finds it.
+    let _: u32 = user::copy_in(address)?;
+    let mut bucket = TABLE[bucket_index(&key)].lock();
+    if user::copy_in::<u32>(address)? != expected {
+        return Err(Errno::EAGAIN);
+    }
+    bucket.push_back((key, waiter.clone()));
+    Ok(())
+}
+
 /// Takes a waiter out of whatever bucket it is in by now (a requeue may have moved it).
 fn leave(waiter: &Arc<Waiter>) {
     for bucket in &TABLE {
@@ -110,19 +134,32 @@ fn leave(waiter: &Arc<Waiter>) {
     }
 }
 
-/// Wakes up to `count` waiters of a word; returns how many.
-fn wake_key(key: &Key, count: u32, bitset: u32) -> u32 {
+/// Runs `action` while nobody comes to wait for the word with FUTEX_WAIT or leaves; says whether somebody does.
+pub(super) fn with_waiters<T>(key: &Key, action: impl FnOnce(bool) -> T) -> T {
+    let bucket = TABLE[bucket_index(key)].lock();
+    action(bucket.iter().any(|(other, _)| other == key))
+}
+
+/// Wakes up to `count` waiters of a word; returns how many. EINVAL for a word that threads wait to lock.
+fn wake_key(key: &Key, count: u32, bitset: u32) -> Result<u32> {
+    if futex_pi::is_waited_for(key) {
+        return Err(Errno::EINVAL);
+    }
     let mut woken = Vec::new();
-    wake_in(&mut TABLE[bucket_index(key)].lock(), key, count, bitset, &mut woken);
-    woken.len() as u32
+    let result = wake_in(&mut TABLE[bucket_index(key)].lock(), key, count, bitset, &mut woken);
+    result.map(|()| woken.len() as u32)
 }
 
 /// As [`wake_key`] in a locked bucket. Whom it wakes goes to `woken`, to be dropped without the lock: this may be the
 /// last reference to a thread that has ended since.
-fn wake_in(bucket: &mut Waiters, key: &Key, count: u32, bitset: u32, woken: &mut Vec<Arc<Waiter>>) {
+/// EINVAL when it comes to one that waits to be moved to a lock.
+fn wake_in(bucket: &mut Waiters, key: &Key, count: u32, bitset: u32, woken: &mut Vec<Arc<Waiter>>) -> Result<()> {
     let mut index = 0;
     while index < bucket.len() && (woken.len() as u32) < count {
         let (other, waiter) = &bucket[index];
+        if other == key && waiter.locker.is_some() {
+            return Err(Errno::EINVAL);
+        }
         if other == key && waiter.bitset & bitset != 0 {
             if let Some((_, waiter)) = bucket.remove(index) {
                 waiter.woken.store(true, Ordering::Release);
@@ -133,6 +170,7 @@ fn wake_in(bucket: &mut Waiters, key: &Key, count: u32, bitset: u32, woken: &mut
             index += 1;
         }
     }
+    Ok(())
 }
 
 /// FUTEX_WAKE and FUTEX_WAKE_BITSET: wakes up to `count` waiters; returns how many.
@@ -140,11 +178,11 @@ pub fn wake(address: UserAddr, private: bool, count: u32, bitset: u32) -> Result
     if bitset == 0 {
         return Err(Errno::EINVAL);
     }
-    Ok(wake_key(&key(address, private)?, count, bitset))
+    wake_key(&key(address, private)?, count, bitset)
 }
 
 /// FUTEX_REQUEUE and FUTEX_CMP_REQUEUE: wakes up to `count` waiters and moves up to `limit` others to `target`;
-/// returns how many were woken or moved. EAGAIN when the word is not `expected`.
+/// returns how many were woken or moved. EAGAIN when the word is not `expected`, EINVAL for negative numbers.
 pub fn requeue(
     address: UserAddr,
     target: UserAddr,
@@ -153,6 +191,9 @@ pub fn requeue(
     limit: u32,
     expected: Option<u32>,
 ) -> Result<u32> {
+    if (count as i32 | limit as i32) < 0 {
+        return Err(Errno::EINVAL);
+    }
     let (from, to) = (key(address, private)?, key(target, private)?);
     // Brings the page in, so that the look under the lock finds it.
     let _: u32 = user::copy_in(address)?;
@@ -172,13 +213,16 @@ pub fn requeue(
         Some(high) if from_index < to_index => (low, Some(&mut **high)),
         Some(high) => (&mut **high, Some(low)),
     };
-    wake_in(source, &from, count, MATCH_ANY, &mut woken);
+    wake_in(source, &from, count, MATCH_ANY, &mut woken)?;
     let mut moved = 0;
     let mut index = 0;
     while index < source.len() && moved < limit {
         if source[index].0 != from {
             index += 1;
             continue;
+        }
+        if source[index].1.locker.is_some() {
+            return Err(Errno::EINVAL);
         }
         moved += 1;
         match &mut sink {
@@ -190,6 +234,94 @@ pub fn requeue(
         }
     }
     Ok(woken.len() as u32 + moved)
+}
+
+/// FUTEX_WAIT_REQUEUE_PI: sleeps while the word is `expected`, until FUTEX_CMP_REQUEUE_PI moves it to the lock `target`
+/// and that is its own. EAGAIN, also after a signal once it was moved; EINVAL, ETIMEDOUT.
+pub fn wait_requeue_pi(
+    address: UserAddr,
+    target: UserAddr,
+    private: bool,
+    expected: u32,
+    deadline_ns: Option<u64>,
+) -> Result<()> {
+    if address == target {
+        return Err(Errno::EINVAL);
+    }
+    let (to, from) = (key(target, private)?, key(address, private)?);
+    if from == to {
+        return Err(Errno::EINVAL);
+    }
+    let thread = scheduler::current();
+    let locker = futex_pi::Waiter::new(&thread, to, target);
+    let waiter = Arc::new(Waiter {
+        thread: thread.clone(),
+        bitset: MATCH_ANY,
+        woken: AtomicBool::new(false),
+        locker: Some(locker.clone()),
+    });
+    enqueue(from, address, expected, &waiter)?;
+    let result = locker.wait(deadline_ns);
+    // Nobody moves it to the lock after this.
+    leave(&waiter);
+    let was_moved = locker.was_queued();
+    match (locker.settle(), result) {
+        (Some(outcome), _) => outcome,
+        (None, Err(WaitError::TimedOut)) => Err(Errno::ETIMEDOUT),
+        // It cannot be begun anew: the word it waited for is no longer what keeps it.
+        (None, _) if was_moved => Err(Errno::EAGAIN),
+        (None, _) => Err(Errno::RESTART_ALWAYS),
+    }
+}
+
+/// FUTEX_CMP_REQUEUE_PI: gives the lock `target` to the first waiter of a word if it is free, and has it and up to `limit`
+/// others wait for the lock; returns how many in all. EAGAIN when the word is not `expected`; EINVAL when `count` is not 1
+/// or a waiter does not wait for this; EDEADLK, ESRCH.
+pub fn requeue_pi(
+    address: UserAddr,
+    target: UserAddr,
+    private: bool,
+    count: u32,
+    limit: u32,
+    expected: u32,
+) -> Result<u32> {
+    if address == target || count != 1 || (limit as i32) < 0 {
+        return Err(Errno::EINVAL);
+    }
+    let (from, to) = (key(address, private)?, key(target, private)?);
+    if from == to {
+        return Err(Errno::EINVAL);
+    }
+    let memory = scheduler::current().memory().ok_or(Errno::EFAULT)?;
+    let mut moved = Vec::new();
+    loop {
+        let mut sight = futex_pi::Sight::new(&memory, target)?;
+        // Brings the page in, so that the look under the lock finds it.
+        let _: u32 = user::copy_in(address)?;
+        let mut bucket = TABLE[bucket_index(&from)].lock();
+        if user::copy_in::<u32>(address)? != expected {
+            return Err(Errno::EAGAIN);
+        }
+        let outcome = loop {
+            let next = bucket.iter().position(|(key, _)| *key == from).filter(|_| moved.len() <= limit as usize);
+            let Some(position) = next else { break Ok(true) };
+            let Some(locker) = bucket[position].1.locker.clone().filter(|locker| locker.key() == to) else {
+                break Err(Errno::EINVAL);
+            };
+            match futex_pi::attempt(&memory, target, &mut sight, &locker, limit > 0) {
+                Ok(futex_pi::Attempt::Changed) => break Ok(false),
+                Ok(futex_pi::Attempt::Acquired) => locker.grant(),
+                Ok(futex_pi::Attempt::Queued) => {}
+                Err(error) => break Err(error),
+            }
+            // Kept to be dropped without the lock, as in `wake_in`.
+            moved.extend(bucket.remove(position).map(|(_, waiter)| (waiter, locker)));
+        };
+        drop(bucket);
+        if outcome? {
+            return Ok(moved.len() as u32);
+        }
+    }
 }
 
 /// FUTEX_WAKE_OP: changes the second word, wakes waiters of the first, and those of the second where its old value
@@ -230,9 +362,9 @@ pub fn wake_op(
         4 => left > right,
         _ => left >= right,
     };
-    let mut woken = wake_key(&from, count, MATCH_ANY);
+    let mut woken = wake_key(&from, count, MATCH_ANY)?;
     if passes {
-        woken += wake_key(&to, second_count, MATCH_ANY);
+        woken += wake_key(&to, second_count, MATCH_ANY)?;
     }
     Ok(woken)
 }
@@ -247,12 +379,9 @@ pub fn clear_and_wake(address: UserAddr) {
     }
 }
 
-/// The end of a thread that holds robust futexes (get_robust_list(2)): marks them and wakes one waiter each.
+/// The end of a thread, or of its program, that holds robust futexes (get_robust_list(2)): marks them and wakes one waiter
+/// each. Locks that waiters inherit (bit 0 of an entry) are passed on by [`futex_pi::release`].
 pub fn release_robust_list(head: UserAddr, tid: i32) {
-    /// Bit 31: waiters; bit 30: the owner died.
-    const OWNER_DIED: u32 = 0x4000_0000;
-    const WAITERS: u32 = 0x8000_0000;
-    const TID_MASK: u32 = 0x3fff_ffff;
     /// A list longer than this is taken for a loop (ROBUST_LIST_LIMIT).
     const LIMIT: usize = 2048;
 
@@ -261,31 +390,37 @@ pub fn release_robust_list(head: UserAddr, tid: i32) {
     else {
         return;
     };
-    let release = |entry: u64| {
+    let wake_one = |at: UserAddr| {
+        for private in [true, false] {
+            // A word that cannot be named any more has no waiters.
+            let _ = wake(at, private, 1, MATCH_ANY);
+        }
+    };
+    let release = |entry: u64, is_pending: bool| -> Result<()> {
+        let inherited = entry & 1 != 0;
         let at = UserAddr::new((entry & !1).wrapping_add(offset));
-        let Ok(value) = user::copy_in::<u32>(at) else { return };
-        if value & TID_MASK != tid as u32 {
-            return;
+        let own = |value: u32| value & TID_MASK == tid as u32;
+        let old = update_word(at, |old| own(old).then_some(old & WAITERS | OWNER_DIED))?;
+        // One that was just given back may have been so without waking anybody yet.
+        let given_back = is_pending && old & TID_MASK == 0;
+        if !inherited && (own(old) && old & WAITERS != 0 || given_back) {
+            wake_one(at);
         }
-        let marked = update_word(at, |old| Some(old & WAITERS | OWNER_DIED));
-        if marked.is_ok_and(|old| old & WAITERS != 0) {
-            for private in [true, false] {
-                // As above.
-                let _ = wake(at, private, 1, MATCH_ANY);
-            }
-        }
+        Ok(())
     };
     for _ in 0..LIMIT {
         if entry & !1 == head.get() {
             break;
         }
-        let Ok(next) = word(entry & !1) else { break };
-        if entry != pending {
-            release(entry);
+        let next = word(entry & !1);
+        if entry & !1 != pending & !1 && release(entry, false).is_err() {
+            return;
         }
+        let Ok(next) = next else { break };
         entry = next;
     }
-    if pending != 0 {
-        release(pending);
+    if pending & !1 != 0 {
+        // There is nothing to mark where no word is.
+        let _ = release(pending, true);
     }
 }

@@ -7,6 +7,7 @@ pub mod deferred;
 pub mod exec;
 pub mod exit;
 pub mod futex;
+pub mod futex_pi;
 pub mod identity;
 pub mod init;
 pub mod interval_timer;

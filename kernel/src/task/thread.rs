@@ -102,6 +102,8 @@ pub struct Thread {
     masked_for_call: AtomicBool,
     /// The call was interrupted and is to be restarted or to fail with EINTR.
     restart: AtomicBool,
+    /// It has passed on the locks that others wait for, and nobody may wait for it any more (`futex_pi`).
+    pub(super) passed_locks_on: AtomicBool,
     /// Signal state.
     pub signals: IrqLock<ThreadSignals>,
     /// User addresses to tidy up at the end.
@@ -198,6 +200,7 @@ impl Thread {
             syscall_argument: AtomicU64::new(0),
             masked_for_call: AtomicBool::new(false),
             restart: AtomicBool::new(false),
+            passed_locks_on: AtomicBool::new(false),
             signals: IrqLock::new(ThreadSignals::default()),
             addresses: IrqLock::new(ThreadAddresses::default()),
             identity: Identity::default(),

@@ -12,6 +12,8 @@ import time
 from harness import KERNEL, UNMAPPED, Timespec, check, in_child, libc, outcome, raw
 
 WAIT, WAKE, REQUEUE, CMP_REQUEUE, WAKE_OP, LOCK_PI, WAIT_BITSET, WAKE_BITSET = 0, 1, 3, 4, 5, 6, 9, 10
+UNLOCK_PI, TRYLOCK_PI, WAIT_REQUEUE_PI, CMP_REQUEUE_PI, LOCK_PI2 = 7, 8, 11, 12, 13
+WAITERS, OWNER_DIED, TID_MASK = 0x80000000, 0x40000000, 0x3FFFFFFF
 PRIVATE, REALTIME = 128, 256
 
 
@@ -209,6 +211,188 @@ def priority_inheriting_mutex_locks_and_unlocks():
     return first, busy, libc.pthread_mutex_unlock(mutex), late()
 
 
+def own_tid():
+    return threading.get_native_id()
+
+
+def word_of(w):
+    """A lock's word without its owner: free or owned, and the two marks."""
+    return w.value & WAITERS != 0, w.value & OWNER_DIED != 0, w.value & TID_MASK != 0
+
+
+def until(condition):
+    """Waits for another thread to have come somewhere."""
+    end = time.monotonic() + 20
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    time.sleep(0.05)
+
+
+@check
+def pi_lock_is_taken_and_given_back():
+    w = word()
+    first = raw.futex(at(w), LOCK_PI | PRIVATE, 0, None, None, 0), w.value == own_tid()
+    again = outcome(raw.futex, at(w), LOCK_PI | PRIVATE, 0, None, None, 0)
+    tried = outcome(raw.futex, at(w), TRYLOCK_PI | PRIVATE, 0, None, None, 0)
+    given = raw.futex(at(w), UNLOCK_PI | PRIVATE, 0, None, None, 0), w.value
+    twice = outcome(raw.futex, at(w), UNLOCK_PI | PRIVATE, 0, None, None, 0)
+    tried_free = raw.futex(at(w), TRYLOCK_PI | PRIVATE, 0, None, None, 0), w.value == own_tid()
+    w.value = OWNER_DIED
+    died = raw.futex(at(w), LOCK_PI2 | PRIVATE, 0, None, None, 0), w.value == own_tid() | OWNER_DIED
+    return first, again, tried, given, twice, tried_free, died
+
+
+@check
+def pi_lock_bad_words():
+    long = (ctypes.c_uint32 * 2)()
+    nobody, odd = word(0x3FFFFFF0), word(WAITERS)
+    return (
+        [outcome(raw.futex, UNMAPPED, op, 0, None, None, 0) for op in (LOCK_PI, UNLOCK_PI, TRYLOCK_PI, LOCK_PI2)],
+        [outcome(raw.futex, at(long) + 2, op, 0, None, None, 0) for op in (LOCK_PI, TRYLOCK_PI, LOCK_PI2)],
+        outcome(raw.futex, at(nobody), LOCK_PI | PRIVATE, 0, None, None, 0),
+        outcome(raw.futex, at(nobody), TRYLOCK_PI | PRIVATE, 0, None, None, 0),
+        word_of(nobody),
+        outcome(raw.futex, at(nobody), UNLOCK_PI | PRIVATE, 0, None, None, 0),
+        outcome(raw.futex, at(odd), LOCK_PI | PRIVATE, 0, None, None, 0),
+        outcome(raw.futex, at(word()), LOCK_PI, 0, Timespec(0, 1_000_000_000), None, 0),
+        outcome(raw.futex, at(word()), LOCK_PI, 0, UNMAPPED, None, 0),
+    )
+
+
+@check
+def futex_clock_choice():
+    operations = WAIT, WAKE, REQUEUE, LOCK_PI, UNLOCK_PI, WAIT_BITSET, LOCK_PI2, 12
+    w = word(own_tid())
+    return [outcome(raw.futex, at(w), op | REALTIME | PRIVATE, 0, Timespec(0, 0), None, 1) for op in operations]
+
+
+@check
+def pi_lock_passes_to_the_waiter():
+    w = word()
+    raw.futex(at(w), LOCK_PI | PRIVATE, 0, None, None, 0)
+
+    def wait_and_unlock():
+        got = raw.futex(at(w), LOCK_PI | PRIVATE, 0, None, None, 0)
+        return got, w.value & TID_MASK == own_tid(), raw.futex(at(w), UNLOCK_PI | PRIVATE, 0, None, None, 0)
+
+    results = [in_thread(wait_and_unlock) for _ in range(3)]
+    until(lambda: w.value & WAITERS)
+    mixed = outcome(raw.futex, at(w), WAKE | PRIVATE, 1, None, None, 0)
+    marks = word_of(w)
+    return mixed, marks, raw.futex(at(w), UNLOCK_PI | PRIVATE, 0, None, None, 0), [r() for r in results], w.value
+
+
+@check
+def pi_lock_of_another_thread():
+    w = word()
+    raw.futex(at(w), LOCK_PI | PRIVATE, 0, None, None, 0)
+    now = time.clock_gettime_ns(time.CLOCK_REALTIME) + 50_000_000
+    soon = Timespec(now // 1_000_000_000, now % 1_000_000_000)
+    then = time.monotonic_ns() + 50_000_000
+    later = Timespec(then // 1_000_000_000, then % 1_000_000_000)
+    calls = (
+        (UNLOCK_PI, None),
+        (TRYLOCK_PI, None),
+        (LOCK_PI, Timespec(1, 0)),
+        (LOCK_PI, soon),
+        (LOCK_PI2, later),
+        (LOCK_PI2 | REALTIME, soon),
+    )
+    results = [in_thread(raw.futex, at(w), op | PRIVATE, 0, limit, None, 0)() for op, limit in calls]
+    return results, word_of(w), raw.futex(at(w), UNLOCK_PI | PRIVATE, 0, None, None, 0), w.value
+
+
+@check
+def pi_lock_in_a_circle_returns_edeadlk():
+    one, two = word(), word()
+    raw.futex(at(one), LOCK_PI | PRIVATE, 0, None, None, 0)
+
+    def other():
+        raw.futex(at(two), LOCK_PI | PRIVATE, 0, None, None, 0)
+        got = raw.futex(at(one), LOCK_PI | PRIVATE, 0, None, None, 0)
+        return got, [raw.futex(at(w), UNLOCK_PI | PRIVATE, 0, None, None, 0) for w in (one, two)]
+
+    result = in_thread(other)
+    until(lambda: one.value & WAITERS)
+    circle = outcome(raw.futex, at(two), LOCK_PI | PRIVATE, 0, None, None, 0)
+    return circle, raw.futex(at(one), UNLOCK_PI | PRIVATE, 0, None, None, 0), result()
+
+
+@check
+def pi_lock_passes_on_when_its_owner_ends():
+    import mmap
+
+    w = ctypes.c_uint32.from_buffer(mmap.mmap(-1, 4096))
+    pid = os.fork()
+    if pid == 0:
+        raw.futex(at(w), LOCK_PI, 0, None, None, 0)
+        until(lambda: w.value & WAITERS)
+        os._exit(0)
+    until(lambda: w.value)
+    got = raw.futex(at(w), LOCK_PI, 0, None, None, 0)
+    os.waitpid(pid, 0)
+    own = w.value & TID_MASK == own_tid()
+    return got, own, word_of(w), raw.futex(at(w), UNLOCK_PI, 0, None, None, 0), w.value
+
+
+@check
+def pi_lock_begins_anew_after_a_signal():
+    w = word()
+    raw.futex(at(w), LOCK_PI | PRIVATE, 0, None, None, 0)
+    pid, seen = os.getpid(), []
+    signal.signal(signal.SIGUSR2, lambda *_: seen.append(1))
+    signal.siginterrupt(signal.SIGUSR2, True)
+    other = in_thread(lambda: (raw.futex(at(w), LOCK_PI | PRIVATE, 0, None, None, 0), w.value & TID_MASK == own_tid()))
+    until(lambda: w.value & WAITERS)
+    for tid in os.listdir("/proc/self/task"):
+        if int(tid) != own_tid():
+            raw.tgkill(pid, int(tid), signal.SIGUSR2)
+    time.sleep(0.05)
+    return raw.futex(at(w), UNLOCK_PI | PRIVATE, 0, None, None, 0), other(), seen
+
+
+@check
+def pi_requeue_gives_the_lock():
+    w, lock = word(7), word()
+
+    def wait():
+        got = raw.futex(at(w), WAIT_REQUEUE_PI | PRIVATE, 7, None, at(lock), 0)
+        return got, lock.value & TID_MASK == own_tid(), raw.futex(at(lock), UNLOCK_PI | PRIVATE, 0, None, None, 0)
+
+    results = [in_thread(wait) for _ in range(3)]
+    time.sleep(0.1)
+    refused = (
+        outcome(raw.futex, at(w), WAKE | PRIVATE, 1, None, None, 0),
+        outcome(raw.futex, at(w), REQUEUE | PRIVATE, 0, 1, at(lock), 0),
+        outcome(raw.futex, at(w), CMP_REQUEUE_PI | PRIVATE, 1, 1, at(lock), 8),
+        outcome(raw.futex, at(w), CMP_REQUEUE_PI | PRIVATE, 2, 1, at(lock), 7),
+        outcome(raw.futex, at(w), CMP_REQUEUE_PI | PRIVATE, 1, -1, at(lock), 7),
+        outcome(raw.futex, at(w), CMP_REQUEUE_PI | PRIVATE, 1, 1, at(w), 7),
+        outcome(raw.futex, at(w), CMP_REQUEUE_PI | PRIVATE, 1, 1, at(word()), 7),
+    )
+    raw.futex(at(lock), LOCK_PI | PRIVATE, 0, None, None, 0)
+    moved = raw.futex(at(w), CMP_REQUEUE_PI | PRIVATE, 1, 1, at(lock), 7)
+    marks = word_of(lock)
+    raw.futex(at(lock), UNLOCK_PI | PRIVATE, 0, None, None, 0)
+    until(lambda: lock.value == 0)
+    rest = raw.futex(at(w), CMP_REQUEUE_PI | PRIVATE, 1, 10, at(lock), 7)
+    return refused, moved, marks, rest, [r() for r in results], lock.value
+
+
+@check
+def pi_requeue_wait_ends():
+    w, lock = word(7), word()
+    then = time.monotonic_ns() + 50_000_000
+    later = Timespec(then // 1_000_000_000, then % 1_000_000_000)
+    return (
+        outcome(raw.futex, at(w), WAIT_REQUEUE_PI | PRIVATE, 8, None, at(lock), 0),
+        outcome(raw.futex, at(w), WAIT_REQUEUE_PI | PRIVATE, 7, None, at(w), 0),
+        outcome(raw.futex, at(w), WAIT_REQUEUE_PI | PRIVATE, 7, None, UNMAPPED + 1, 0),
+        outcome(raw.futex, at(w), WAIT_REQUEUE_PI | PRIVATE, 7, later, at(lock), 0),
+        outcome(raw.futex, at(w), CMP_REQUEUE_PI | PRIVATE, 1, 1, at(lock), 7),
+    )
+
+
 @check
 def negative_thread_numbers():
     mask = ctypes.create_string_buffer(b"\1" + bytes(127))
@@ -218,6 +402,37 @@ def negative_thread_numbers():
         outcome(raw.sched_getaffinity, -1, 128, mask),
         outcome(raw.sched_getaffinity, -(2**31), 128, mask),
     )
+
+
+@check
+def robust_pi_mutex_tells_of_a_dead_owner():
+    import mmap
+
+    memory = mmap.mmap(-1, 4096)
+    mutex = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(memory)))
+    attribute = ctypes.create_string_buffer(64)
+    libc.pthread_mutexattr_init(attribute)
+    libc.pthread_mutexattr_setrobust(attribute, 1)
+    libc.pthread_mutexattr_setprotocol(attribute, 1)
+    libc.pthread_mutexattr_setpshared(attribute, 1)
+    libc.pthread_mutex_init(mutex, attribute)
+    results = []
+    for waits in (False, True):
+        child = os.fork()
+        if child == 0:
+            libc.pthread_mutex_lock(mutex)
+            memory[100] = 1
+            time.sleep(0.1 if waits else 0)
+            os._exit(0)
+        until(lambda: memory[100])
+        memory[100] = 0
+        if not waits:
+            os.waitpid(child, 0)
+        got = os.strerror(libc.pthread_mutex_lock(mutex))
+        results.append((got, libc.pthread_mutex_consistent(mutex), libc.pthread_mutex_unlock(mutex)))
+        if waits:
+            os.waitpid(child, 0)
+    return results
 
 
 @check
