@@ -14,6 +14,7 @@
 
 pub mod address;
 pub mod device_ioctl;
+mod inbox;
 pub mod interface;
 mod ip_options;
 mod memory;
@@ -21,6 +22,7 @@ mod multicast;
 pub mod netlink;
 mod ports;
 pub mod proc;
+mod raw;
 mod shared;
 mod tcp;
 mod udp;
@@ -40,6 +42,8 @@ pub fn open(family: u32, kind: SocketType, protocol: u32) -> Result<(Arc<dyn Soc
     const TCP: u32 = net::IPPROTO_TCP as u32;
     const UDP: u32 = net::IPPROTO_UDP as u32;
     const UDPLITE: u32 = net::IPPROTO_UDPLITE as u32;
+    const ICMP: u32 = net::IPPROTO_ICMP as u32;
+    const ICMPV6: u32 = net::IPPROTO_ICMPV6;
     if protocol >= NR_PROTOCOLS {
         return Err(Errno::EINVAL);
     }
@@ -47,6 +51,10 @@ pub fn open(family: u32, kind: SocketType, protocol: u32) -> Result<(Arc<dyn Soc
         (SocketType::Stream, 0 | TCP) => Ok((tcp::TcpSocket::open(family), TCP)),
         (SocketType::Datagram, 0 | UDP) => Ok((udp::UdpSocket::open(family, UDP), UDP)),
         (SocketType::Datagram, UDPLITE) => Ok((udp::UdpSocket::open(family, UDPLITE), UDPLITE)),
+        // Nobody is in the group range that may ping without rights (icmp(7), ping_group_range).
+        (SocketType::Datagram, ICMP) if family == net::AF_INET => Err(Errno::EACCES),
+        (SocketType::Datagram, ICMPV6) if family == net::AF_INET6 => Err(Errno::EACCES),
+        (SocketType::Raw, 1..) => Ok((raw::RawSocket::open(family, protocol)?, protocol)),
         (SocketType::SequencedPacket, _) => Err(Errno::ESOCKTNOSUPPORT),
         _ => Err(Errno::EPROTONOSUPPORT),
     }

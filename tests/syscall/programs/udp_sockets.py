@@ -11,7 +11,7 @@ import termios
 import threading
 import time
 
-from harness import UNMAPPED, check, outcome, raw
+from harness import UNMAPPED, check, in_child, outcome, raw
 
 V4, V6, DATAGRAM = socket.AF_INET, socket.AF_INET6, socket.SOCK_DGRAM
 LOOP = "127.0.0.1"
@@ -595,6 +595,66 @@ def netlink_refuses():
     found = netlink(18, 0, struct.pack("BxHiII", 0, 0, 1, 0, 0))
     errors = [(kind, struct.unpack("i", body[:4])[0]) for kind, _, _, body in one + unknown]
     return errors, [(kind, flags, sequence) for kind, flags, sequence, _ in found]
+
+
+def echo(kind, data=b"ping", checksum=0):
+    """An echo message of ICMP."""
+    message = struct.pack("!BBHHH", kind, 0, checksum, 77, 5) + data
+    if not checksum:
+        total = sum(struct.unpack(f"!{len(message) // 2}H", message))
+        total = (total & 0xFFFF) + (total >> 16)
+        return echo(kind, data, ~total & 0xFFFF)
+    return message
+
+
+@check
+def echo_requests_are_answered():
+    made = socket.socket(V4, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    made.settimeout(2)
+    made.setsockopt(255, 1, struct.pack("I", ~1 & 0xFFFFFFFF))
+    made.sendto(echo(8), (LOOP, 0))
+    data, address = made.recvfrom(200)
+    six = socket.socket(V6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+    six.settimeout(2)
+    six.setsockopt(socket.IPPROTO_ICMPV6, 1, b"\xff" * 16 + b"\xfd" + b"\xff" * 15)
+    six.sendto(echo(128), ("::1", 0))
+    data6, address6 = six.recvfrom(200)
+    return (data[0], data[8:10], data[12:], address, made.getsockname(), ready(made)), (data6, address6, six.getsockname())
+
+
+@check
+def raw_sockets_see_their_protocol():
+    sender, receiver, other = (socket.socket(V4, socket.SOCK_RAW, number) for number in (253, 253, 254))
+    receiver.bind((LOOP, 0))
+    receiver.settimeout(2)
+    sender.sendto(b"payload", (LOOP, 0))
+    data, address = receiver.recvfrom(100)
+    other.connect((LOOP, 0))
+    return (
+        data[20:],
+        address,
+        len(sender.recv(100)),
+        outcome(other.recv, 1, socket.MSG_DONTWAIT),
+        outcome(sender.send, b"x"),
+        outcome(sender.sendto, b"x", ("10.1.2.3", 0)),
+        outcome(sender.sendto, bytes(65516), (LOOP, 0)),
+        outcome(other.getpeername),
+        outcome(receiver.listen),
+        receiver.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL),
+        outcome(raw.socket, 2, 3, 0),
+        outcome(raw.socket, 2, 2, 1),
+        outcome(raw.socket, 10, 2, 58),
+    )
+
+
+@check
+def raw_sockets_take_rights():
+    def without():
+        os.setresuid(1000, 1000, 1000)
+        print(outcome(raw.socket, 2, 3, 1), outcome(datagram().bind, (LOOP, 80)), outcome(datagram().bind, (LOOP, 1024)), flush=True)
+        print(outcome(datagram().setsockopt, 1, 33, 1), outcome(datagram().setsockopt, 1, 36, 1), flush=True)
+
+    return in_child(without)
 
 
 @check

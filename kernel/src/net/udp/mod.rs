@@ -7,7 +7,6 @@ mod options;
 mod send;
 
 use alloc::{
-    collections::VecDeque,
     sync::{Arc, Weak},
     vec::Vec,
 };
@@ -17,9 +16,9 @@ use hal::UserAddr;
 
 use super::{
     address::{IpAddress, SocketAddress, family_of},
+    inbox::Inbox,
     interface::{self, Kind},
-    ip_options::{Arrival, Context},
-    memory::Charge,
+    ip_options::Context,
     ports::{Binding, Place, PortTable, Rules},
     shared::{DEFAULT_BUFFER, Shared},
     tcp::address_to_bind,
@@ -31,53 +30,33 @@ use crate::{
     },
     mm::user,
     sync::IrqLock,
-    time,
 };
 use options::UdpOptions;
+pub(super) use send::take;
 
 /// The tables of ports of UDP and UDP-Lite.
 static UDP_PORTS: PortTable = PortTable::new(Rules::Datagram);
 static UDPLITE_PORTS: PortTable = PortTable::new(Rules::Datagram);
-
-/// What a queued datagram counts beside its bytes, about as on Linux.
-const OVERHEAD: usize = 768;
 
 /// The table of a protocol's ports.
 pub(super) fn ports(protocol: u32) -> &'static PortTable {
     if protocol == net::IPPROTO_UDPLITE as u32 { &UDPLITE_PORTS } else { &UDP_PORTS }
 }
 
-/// A datagram in a queue.
-#[derive(Clone)]
-struct Datagram {
-    bytes: Arc<Vec<u8>>,
-    source: SocketAddress,
-    arrival: Arrival,
-    /// When it came, on the wall clock.
-    time_ns: u64,
-    /// How many did not fit before it.
-    dropped: u32,
-}
-
 /// A socket.
 pub(super) struct Endpoint {
     shared: Arc<Shared>,
+    inbox: Inbox,
     state: IrqLock<State>,
     this: Weak<Self>,
 }
 
 struct State {
-    inbox: VecDeque<Datagram>,
-    charge: Charge,
     binding: Option<Binding>,
     keeps_address: bool,
     keeps_port: bool,
     local: IpAddress,
     remote: Option<SocketAddress>,
-    error: Option<Errno>,
-    receive_shut: bool,
-    send_shut: bool,
-    dropped: u32,
     options: UdpOptions,
     /// What MSG_MORE and UDP_CORK hold back.
     corked: Option<send::Corked>,
@@ -103,29 +82,6 @@ impl Endpoint {
             state.binding = Some(binding.map_err(|_| Errno::EAGAIN)?);
         }
         Ok(())
-    }
-
-    /// Takes a datagram; drops it where the queue is full.
-    fn deliver(&self, mut datagram: Datagram) -> bool {
-        let limit = self.shared.receive_buffer();
-        {
-            let mut state = self.state.lock();
-            if state.charge.get() > limit || super::memory::is_high() && !state.inbox.is_empty() {
-                state.dropped = state.dropped.wrapping_add(1);
-                return false;
-            }
-            datagram.dropped = state.dropped;
-            state.charge.add(datagram.bytes.len() + OVERHEAD);
-            state.inbox.push_back(datagram);
-        }
-        self.shared.events.wake_all();
-        true
-    }
-
-    /// Something went wrong with a datagram that it sent.
-    fn fail(&self, error: Errno) {
-        self.state.lock().error = Some(error);
-        self.shared.events.wake_all();
     }
 
     fn connect(&self, bytes: &[u8]) -> Result<()> {
@@ -195,81 +151,6 @@ impl Endpoint {
         Ok(target)
     }
 
-    /// The first datagram, removed unless `peek`.
-    fn take(&self, peek: bool) -> Result<Option<Datagram>> {
-        let mut state = self.state.lock();
-        if let Some(error) = state.error.take() {
-            return Err(error);
-        }
-        if peek {
-            return Ok(state.inbox.front().cloned());
-        }
-        let taken = state.inbox.pop_front();
-        if let Some(datagram) = &taken {
-            state.charge.sub(datagram.bytes.len() + OVERHEAD);
-        }
-        Ok(taken)
-    }
-
-    fn receive(&self, message: &mut Incoming<'_, '_>) -> Result<usize> {
-        if message.flags & net::MSG_ERRQUEUE != 0 {
-            return Err(Errno::EAGAIN);
-        }
-        if message.flags & net::MSG_OOB != 0 {
-            return Err(Errno::EOPNOTSUPP);
-        }
-        let peek = message.flags & net::MSG_PEEK != 0;
-        let datagram = loop {
-            if let Some(datagram) = self.take(peek)? {
-                break datagram;
-            }
-            let ended = message.patience.wait(&[&self.shared.events], || {
-                let state = self.state.lock();
-                let some = !state.inbox.is_empty() || state.error.is_some();
-                (some || state.receive_shut).then_some(!some)
-            })?;
-            if ended {
-                return Ok(0);
-            }
-        };
-        message.address = datagram.source.to_bytes(self.shared.family);
-        message.control.others = self.ancillary(&datagram);
-        let room = message.data.remaining();
-        let len = datagram.bytes.len();
-        let copied = if room > 0 && len > 0 { message.data.put(&datagram.bytes)? } else { 0 };
-        if len > room {
-            message.result_flags |= net::MSG_TRUNC;
-            if message.flags & net::MSG_TRUNC != 0 {
-                return Ok(len);
-            }
-        }
-        Ok(copied)
-    }
-
-    /// What the program asked to be told of a datagram.
-    fn ancillary(&self, datagram: &Datagram) -> Vec<(u32, u32, Vec<u8>)> {
-        let common = &self.shared.common;
-        let mut parts = Vec::new();
-        let (seconds, rest) = (datagram.time_ns / time::SECOND, datagram.time_ns % time::SECOND);
-        let stamp = |rest: u64| [seconds.to_ne_bytes(), rest.to_ne_bytes()].concat();
-        for (option, part) in [
-            (net::SO_TIMESTAMP_OLD, rest / 1000),
-            (net::SO_TIMESTAMP_NEW, rest / 1000),
-            (net::SO_TIMESTAMPNS_OLD, rest),
-            (net::SO_TIMESTAMPNS_NEW, rest),
-        ] {
-            if common.is_on(option) {
-                // The message has its option's number.
-                parts.push((net::SOL_SOCKET, option, stamp(part)));
-            }
-        }
-        if common.is_on(net::SO_RXQ_OVFL) && datagram.dropped > 0 {
-            parts.push((net::SOL_SOCKET, net::SO_RXQ_OVFL, datagram.dropped.to_ne_bytes().to_vec()));
-        }
-        parts.extend(self.shared.ip.lock().ancillary(self.shared.family, &datagram.arrival));
-        parts
-    }
-
     fn context(&self) -> Context {
         let state = self.state.lock();
         Context {
@@ -283,6 +164,7 @@ impl Endpoint {
 
     /// What it shows in /proc/net/udp: family, addresses, whether it is connected, bytes queued, datagrams dropped.
     pub(super) fn summary(&self) -> Summary {
+        let (queued, dropped) = self.inbox.usage();
         let state = self.state.lock();
         let port = state.binding.as_ref().map_or(0, Binding::port);
         Summary {
@@ -291,8 +173,8 @@ impl Endpoint {
             uid: self.shared.uid,
             local: SocketAddress::new(state.local, port),
             remote: state.remote,
-            queued: state.charge.get(),
-            dropped: state.dropped,
+            queued,
+            dropped,
         }
     }
 }
@@ -320,18 +202,13 @@ impl UdpSocket {
         let local = shared.any();
         let endpoint = Arc::new_cyclic(|this| Endpoint {
             shared,
+            inbox: Inbox::new(),
             state: IrqLock::new(State {
-                inbox: VecDeque::new(),
-                charge: Charge::default(),
                 binding: None,
                 keeps_address: false,
                 keeps_port: false,
                 local,
                 remote: None,
-                error: None,
-                receive_shut: false,
-                send_shut: false,
-                dropped: 0,
                 options: UdpOptions::default(),
                 corked: None,
             }),
@@ -343,11 +220,9 @@ impl UdpSocket {
 
 impl Drop for UdpSocket {
     fn drop(&mut self) {
-        let mut state = self.endpoint.state.lock();
-        let (binding, inbox) = (state.binding.take(), core::mem::take(&mut state.inbox));
-        drop(state);
-        drop((binding, inbox));
-        self.endpoint.shared.events.wake_all();
+        let binding = self.endpoint.state.lock().binding.take();
+        drop(binding);
+        self.endpoint.inbox.clear();
     }
 }
 
@@ -395,13 +270,8 @@ impl SocketOps for UdpSocket {
     }
 
     fn shutdown(&self, read: bool, write: bool) -> Result<()> {
-        let connected = {
-            let mut state = self.endpoint.state.lock();
-            state.receive_shut |= read;
-            state.send_shut |= write;
-            state.remote.is_some()
-        };
-        self.endpoint.shared.events.wake_all();
+        let connected = self.endpoint.state.lock().remote.is_some();
+        self.endpoint.inbox.shut(&self.endpoint.shared, read, write);
         if connected { Ok(()) } else { Err(Errno::ENOTCONN) }
     }
 
@@ -410,17 +280,12 @@ impl SocketOps for UdpSocket {
     }
 
     fn receive(&self, message: &mut Incoming<'_, '_>) -> Result<usize> {
-        self.endpoint.receive(message)
+        self.endpoint.inbox.receive(&self.endpoint.shared, message)
     }
 
     fn poll(&self, table: &mut PollTable<'_>) -> PollEvents {
         table.add(&self.endpoint.shared.events);
-        let state = self.endpoint.state.lock();
-        PollEvents::ERR.when(state.error.is_some())
-            | (PollEvents::RDHUP | PollEvents::IN).when(state.receive_shut)
-            | PollEvents::HUP.when(state.receive_shut && state.send_shut)
-            | PollEvents::IN.when(!state.inbox.is_empty())
-            | PollEvents::OUT_BAND
+        self.endpoint.inbox.poll()
     }
 
     fn option(&self, level: u32, name: u32) -> Result<Vec<u8>> {
@@ -433,7 +298,7 @@ impl SocketOps for UdpSocket {
 
     fn ioctl(&self, command: u32, argument: UserAddr) -> Result<u64> {
         let number = match command {
-            ioctl::FIONREAD => self.endpoint.state.lock().inbox.front().map_or(0, |first| first.bytes.len()),
+            ioctl::FIONREAD => self.endpoint.inbox.first_len(),
             ioctl::TIOCOUTQ => 0,
             _ => return Err(Errno::ENOTTY),
         };

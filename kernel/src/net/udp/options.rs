@@ -36,7 +36,7 @@ impl Endpoint {
         let lite = self.shared.protocol == net::IPPROTO_UDPLITE as u32;
         let number = match (level, name) {
             (net::SOL_SOCKET, net::SO_ERROR) => {
-                let error = self.state.lock().error.take();
+                let error = self.inbox.take_error();
                 error.map_or(0, |error| i32::from(error.number()))
             }
             (net::SOL_SOCKET, _) => return self.shared.socket_option(name),

@@ -4,12 +4,13 @@ use alloc::{sync::Arc, vec::Vec};
 
 use abi::{Errno, Result, net};
 
-use super::{Datagram, Endpoint, options::UDP_SEGMENT, ports};
+use super::{Endpoint, options::UDP_SEGMENT, ports};
 use crate::{
     fs::socket::Outgoing,
     mm::frames,
     net::{
         address::{IpAddress, SocketAddress},
+        inbox::Datagram,
         interface::{self, Kind, LOOPBACK, Route},
         ip_options::Arrival,
         multicast,
@@ -133,13 +134,8 @@ impl Endpoint {
         self.bind_itself()?;
         let bytes = take(message, len)?;
         let held = {
+            self.inbox.check_sending()?;
             let mut state = self.state.lock();
-            if let Some(error) = state.error.take() {
-                return Err(error);
-            }
-            if state.send_shut {
-                return Err(Errno::EPIPE);
-            }
             let more = state.options.cork || message.flags & MSG_MORE != 0;
             match state.corked.take() {
                 None if !more => Some(bytes),
@@ -217,7 +213,6 @@ impl Endpoint {
             source: SocketAddress { scope: scope_of(route.source, device), ..SocketAddress::new(route.source, port) },
             arrival,
             time_ns: time::realtime_ns(),
-            dropped: 0,
         };
         match control.segment.unwrap_or(set_segment) {
             0 => self.deliver_by(route, datagram, bytes),
@@ -247,7 +242,7 @@ impl Endpoint {
             for (receiver, _) in found {
                 let wanted = route.kind == Kind::Broadcast
                     || receiver.shared.ip.lock().wants_group(route.destination, datagram.source.ip);
-                if wanted && !receiver.deliver(datagram.clone()) {
+                if wanted && !receiver.inbox.deliver(&receiver.shared, datagram.clone()) {
                     LOOPBACK.count_dropped();
                 }
             }
@@ -258,7 +253,7 @@ impl Endpoint {
         let place = usize::from(source.1.rotate_left(5) ^ source.1).checked_rem(sharing).unwrap_or(0);
         match found.get(place) {
             Some((receiver, _)) => {
-                if !receiver.deliver(datagram) {
+                if !receiver.inbox.deliver(&receiver.shared, datagram) {
                     LOOPBACK.count_dropped();
                 }
             }
@@ -274,7 +269,7 @@ impl Endpoint {
             ip.is_on_v4(net::IP_RECVERR) || ip.is_on_v6(net::IPV6_RECVERR)
         };
         if connected || told {
-            self.fail(Errno::ECONNREFUSED);
+            self.inbox.fail(&self.shared, Errno::ECONNREFUSED);
         }
     }
 }
@@ -285,7 +280,7 @@ fn scope_of(source: IpAddress, device: u32) -> u32 {
 }
 
 /// Takes the program's bytes.
-fn take(message: &mut Outgoing<'_, '_>, len: usize) -> Result<Vec<u8>> {
+pub(in crate::net) fn take(message: &mut Outgoing<'_, '_>, len: usize) -> Result<Vec<u8>> {
     if frames::is_short() {
         return Err(Errno::ENOBUFS);
     }
