@@ -55,6 +55,7 @@ const FILES: &[&str] = &[
     "test_fcntl",
     "test_mmap",
     "test_poll",
+    "test_epoll",
     "test_select",
     "test_pwd",
     "test_openpty",

@@ -108,7 +108,9 @@ def run(name, limit):
         result["clean"] = kill_all()
     with open(output, errors="backslashreplace") as stream:
         text = stream.read()
-    if not result["status"] or re.search(r"^Timeout \(\d", text, re.MULTILINE):
+    # regrtest ends with 1 after it has printed where the threads are.
+    timeout = re.search(r"^Timeout \(\d", text, re.MULTILINE) if result["status"] == "exit 1" else None
+    if not result["status"] or timeout:
         result["status"] = f"stopped after {limit:.0f} s"
     if os.path.exists(report):
         read_report(report, result)
@@ -117,7 +119,7 @@ def run(name, limit):
         full = re.match(r"\S+ \((test\.[\w.]+\.\w+)\)", test) if not test.startswith("setUp") else None
         result["failed"].setdefault(full[1] if full else test, traceback[-TAIL:])
     if result["status"] != "exit 0":
-        result["output"] = text[-TAIL:]
+        result["output"] = text[timeout.start() :][:TAIL] if timeout else text[-TAIL:]
     for folder in FOLDERS:
         empty(folder)
     return result
