@@ -63,7 +63,7 @@ fn install(call: &Call<'_>, file: Arc<OpenFile>, close_on_exec: bool) -> Result<
 }
 
 /// [socket(2)](https://man7.org/linux/man-pages/man2/socket.2.html). Lacks: families other than AF_UNIX,
-/// AF_INET, AF_INET6 and AF_NETLINK (EAFNOSUPPORT); raw sockets of IP.
+/// AF_INET, AF_INET6 and AF_NETLINK (EAFNOSUPPORT).
 pub fn sys_socket(call: &mut Call<'_>) -> Result<u64> {
     let (family, kind, protocol) = (call.uint(0), call.uint(1), call.uint(2));
     let (flags, close_on_exec) = file_flags(kind)?;
