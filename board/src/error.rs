@@ -91,6 +91,9 @@ pub enum Error {
         /// The limit in bytes.
         limit: usize,
     },
+    /// The machine refused, or is not what it should be; its own words.
+    #[error("the machine: {0}")]
+    Machine(String),
     /// The lists of system calls are not written as expected.
     #[error("system calls: {0}")]
     Calls(String),

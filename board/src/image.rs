@@ -415,7 +415,8 @@ mod tests {
         assert!(image[0x1000..0x1800].iter().all(|&b| b == 0), "bss is zero");
         let info = |field: usize| u64_at(&image, INFO_AT + 8 * field);
         assert_eq!([info(1), info(3), info(4)], [0x2000, 0x3000, 5000]);
-        assert_eq!(&image[info(1)..info(1) + info(2)], b"\x01\0\0\0\x40\0\0\0\0\0\0\0start\0");
+        let start = vec![Function { offset: 0x40, name: "start".into() }];
+        assert_eq!(&image[info(1)..info(1) + info(2)], symbols::encode(start));
         assert_eq!(&image[0x3000..0x3000 + 5000], root);
         assert_eq!(u64_at(&image, IMAGE_SIZE_AT), image.len());
         assert_eq!(image.len() % PAGE, 0);

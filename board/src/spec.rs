@@ -47,6 +47,9 @@ pub struct Qemu {
     /// The `gic-version` values the machine takes; empty when it has no such option.
     #[serde(default)]
     pub gic_versions: Vec<u32>,
+    /// The network device, as `-device` has it; empty when the machine has none.
+    #[serde(default)]
+    pub network: String,
     /// Index of the serial port that carries the console.
     #[serde(default)]
     pub console_serial: usize,

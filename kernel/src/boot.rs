@@ -13,7 +13,7 @@ use crate::{
     arch::{Arch, BootInfo},
     command_line, console, device, fs, image, log_buffer,
     mm::{frames, kernel_space},
-    panic, power, rng, smp,
+    net, panic, power, rng, smp,
     sync::Once,
     task::{deferred, init, process::Process, scheduler, thread::Thread, trap},
     time,
@@ -89,6 +89,7 @@ fn start(info: &BootInfo) -> Result<(), String> {
     let kernel = init::kernel_process(root);
     scheduler::prepare_cpu(0, Thread::idle(kernel.clone()));
     scheduler::enter_idle();
+    net::wire::start(&kernel);
     smp::start_all(tree, &kernel);
     fs::sysfs::add_cpus();
     start_supervisor(kernel)?;

@@ -1,10 +1,11 @@
 //! From device tree to drivers: walks the tree, matches, probes, and tries again what was deferred.
 
 use alloc::{string::String, sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use dtb::{Node, Tree};
 use hal::{
-    Arch as _, ConfigStore, DeviceNode, DmaMemory, Driver, IrqChip, IrqHandler, IrqSpecifier, Mmio, PAGE_SIZE,
+    Arch as _, ConfigStore, DeviceNode, DmaMemory, Driver, IrqChip, IrqHandler, IrqSpecifier, Mmio, Net, PAGE_SIZE,
     PhysAddr, PhysRange, Platform, PlatformError, ProbeError, Rng, Rtc, Timer, Uart,
 };
 
@@ -12,7 +13,7 @@ use crate::{
     arch::{self, Arch},
     console, fs, irq,
     mm::{frames, kernel_space},
-    rng, time,
+    net, rng, time,
 };
 
 /// A node as drivers see it.
@@ -144,8 +145,17 @@ impl Platform for KernelPlatform {
         time::interrupt();
     }
 
-    fn add_rtc(&self, _node: &dyn DeviceNode, rtc: Arc<dyn Rtc>) {
-        time::set_realtime_ns(rtc.unix_seconds().saturating_mul(time::SECOND));
+    fn add_rtc(&self, node: &dyn DeviceNode, rtc: Arc<dyn Rtc>) {
+        /// The first clock gives the machine its time.
+        static IS_SET: AtomicBool = AtomicBool::new(false);
+        let sets_time = !IS_SET.swap(true, Ordering::Relaxed);
+        if sets_time {
+            let now_ns = rtc.unix_seconds().saturating_mul(time::SECOND);
+            if time::set_realtime_ns(now_ns).is_err() {
+                log::warn!("the clock chip's time is out of range");
+            }
+        }
+        fs::sysfs::add_rtc(node.path(), rtc, sets_time);
     }
 
     fn add_rng(&self, node: &dyn DeviceNode, source: Arc<dyn Rng>) {
@@ -153,6 +163,10 @@ impl Platform for KernelPlatform {
         let len = source.fill(&mut seed);
         log::info!("{}: {len} bytes of entropy", node.path());
         rng::add_seed(&seed[..len.min(64)]);
+    }
+
+    fn add_net(&self, _node: &dyn DeviceNode, net: Arc<dyn Net>) {
+        net::wire::add_device(net);
     }
 
     fn add_config_store(&self, _node: &dyn DeviceNode, store: Arc<dyn ConfigStore>) {

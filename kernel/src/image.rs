@@ -3,6 +3,7 @@
 //! The builder writes where they are into [`ImageInfo`], which it finds by its symbol.
 
 use hal::{Arch as _, PhysAddr};
+use klib::symbols::{Name, Symbols};
 
 use crate::{
     arch::Arch,
@@ -53,33 +54,17 @@ pub fn appended() -> core::ops::Range<u64> {
     image_start().get() + start..image_start().get() + end
 }
 
-fn symbols() -> Option<&'static [u8]> {
+fn symbols() -> Option<Symbols<'static>> {
     let info = info();
     if info.symbols_len == 0 || frames::stats().total == 0 {
         return None;
     }
     let start = frames::linear(PhysAddr::new(image_start().get() + info.symbols_offset));
     // SAFETY: part of the image, mapped read-only with all of memory, never written.
-    Some(unsafe { core::slice::from_raw_parts(start, info.symbols_len as usize) })
-}
-
-fn word(table: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(table.get(at..at + 4)?.try_into().ok()?))
+    Some(Symbols::new(unsafe { core::slice::from_raw_parts(start, info.symbols_len as usize) }))
 }
 
 /// The function an address of the kernel is in, and the distance from its start.
-pub fn symbol(address: usize) -> Option<(&'static str, usize)> {
-    let table = symbols()?;
-    let count = word(table, 0)? as usize;
-    let offset = u32::try_from(address.checked_sub(Arch::IMAGE_BASE)?).ok()?;
-    let entry = |index: usize| Some((word(table, 4 + index * 8)?, word(table, 8 + index * 8)?));
-    let (mut low, mut high) = (0, count);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        if entry(middle)?.0 <= offset { low = middle + 1 } else { high = middle }
-    }
-    let (start, name) = entry(low.checked_sub(1)?)?;
-    let name = table.get(4 + count * 8 + name as usize..)?;
-    let len = name.iter().position(|byte| *byte == 0)?;
-    Some((core::str::from_utf8(&name[..len]).ok()?, (offset - start) as usize))
+pub fn symbol(address: usize) -> Option<(Name<'static>, u32)> {
+    symbols()?.find(u32::try_from(address.checked_sub(Arch::IMAGE_BASE)?).ok()?)
 }

@@ -13,6 +13,7 @@ use crate::{
     smp,
     sync::{IrqLock, Once},
     task::scheduler,
+    time,
 };
 
 /// How often something came to each CPU.
@@ -45,13 +46,16 @@ pub enum Ipi {
     Barrier,
     /// It is to stop for good.
     Stop,
+    /// It is to look at its timers: the clocks' speed has changed.
+    Timer,
 }
 
 /// All of them, with what Linux calls them in /proc/interrupts.
-const IPIS: [(Ipi, &str); 3] = [
+const IPIS: [(Ipi, &str); 4] = [
     (Ipi::Reschedule, "Rescheduling interrupts"),
     (Ipi::Barrier, "Function call interrupts"),
     (Ipi::Stop, "CPU stop interrupts"),
+    (Ipi::Timer, "Timer broadcast interrupts"),
 ];
 
 static IPI_COUNTS: [Counts; IPIS.len()] = [const { [const { AtomicU64::new(0) }; MAX_CPUS] }; IPIS.len()];
@@ -133,6 +137,7 @@ pub fn handle() {
                         Ipi::Reschedule => scheduler::interrupted_by_another(),
                         Ipi::Barrier => smp::barrier_requested(),
                         Ipi::Stop => smp::stop_requested(),
+                        Ipi::Timer => time::interrupt(),
                     }
                 }
             }

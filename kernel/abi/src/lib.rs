@@ -7,6 +7,7 @@
 
 mod errno;
 mod pod;
+pub mod timex;
 
 pub use errno::Errno;
 pub use linux_raw_sys::{auxvec, general as linux, ioctl, net, netlink, prctl, system};

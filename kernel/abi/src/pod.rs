@@ -19,6 +19,7 @@ macro_rules! pod {
 pod! {
     u8 u16 u32 u64 i8 i16 i32 i64 usize isize
     linux::stat linux::statx linux::statfs64 linux::__kernel_timespec linux::__kernel_old_timeval linux::iovec
+    crate::timex::Timex linux::futex_waitv
     linux::pollfd linux::rlimit64 linux::rusage linux::epoll_event linux::clone_args linux::open_how
     linux::__kernel_old_itimerval linux::__kernel_itimerspec linux::flock linux::winsize
     linux::termios linux::termios2 linux::termio linux::robust_list_head

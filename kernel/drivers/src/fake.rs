@@ -10,7 +10,7 @@ use core::{
 use std::{collections::BTreeMap, sync::Mutex};
 
 use hal::{
-    ConfigStore, DeviceNode, DmaMemory, IrqChip, IrqHandler, IrqSpecifier, Mmio, PAGE_SIZE, PhysAddr, PhysRange,
+    ConfigStore, DeviceNode, DmaMemory, IrqChip, IrqHandler, IrqSpecifier, Mmio, Net, PAGE_SIZE, PhysAddr, PhysRange,
     Platform, PlatformError, ProbeError, Rng, Rtc, Timer, Uart,
 };
 
@@ -84,6 +84,7 @@ pub struct FakePlatform {
     pub uart_interrupts: AtomicUsize,
     pub rtc: Mutex<Option<Arc<dyn Rtc>>>,
     pub rng: Mutex<Option<Arc<dyn Rng>>>,
+    pub net: Mutex<Option<Arc<dyn Net>>>,
     pub config_store: Mutex<Option<Arc<dyn ConfigStore>>>,
     /// What `now_ns` answers; goes up by this much at each call.
     pub tick_ns: AtomicU64,
@@ -173,6 +174,10 @@ impl Platform for FakePlatform {
 
     fn add_rng(&self, _node: &dyn DeviceNode, rng: Arc<dyn Rng>) {
         *self.rng.lock().unwrap() = Some(rng);
+    }
+
+    fn add_net(&self, _node: &dyn DeviceNode, net: Arc<dyn Net>) {
+        *self.net.lock().unwrap() = Some(net);
     }
 
     fn add_config_store(&self, _node: &dyn DeviceNode, store: Arc<dyn ConfigStore>) {

@@ -22,6 +22,7 @@ pub mod pl031;
 mod registers;
 mod virtio_hal;
 pub mod virtio_mmio;
+pub mod virtio_net;
 pub mod virtio_rng;
 
 use hal::Driver;

@@ -11,7 +11,7 @@ use virtio_drivers::transport::{
     mmio::{MmioError, MmioTransport, VirtIOHeader},
 };
 
-use crate::{registers::map_reg, virtio_hal, virtio_rng};
+use crate::{registers::map_reg, virtio_hal, virtio_net, virtio_rng};
 
 /// Types the registers of a slot; [`ProbeError::NoMatch`] where it is empty.
 ///
@@ -39,6 +39,12 @@ fn probe(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), P
     virtio_hal::attach(platform, node.property("dma-coherent").is_some());
     match transport.device_type() {
         DeviceType::EntropySource => virtio_rng::probe(transport, node, platform),
+        DeviceType::Network => {
+            // SAFETY: As above. The second is for the interrupt handler alone, which reads and clears the cause; the
+            // registers for that are nobody else's, so neither waits for the other.
+            let interrupt = unsafe { new(mmio)? };
+            virtio_net::probe(transport, interrupt, node, platform)
+        }
         other => {
             log::debug!("{}: virtio {other:?}, no driver", node.path());
             Err(ProbeError::NoMatch)

@@ -140,17 +140,48 @@ pub struct Vdso {
     pub sigreturn: usize,
 }
 
-/// What the vDSO computes clocks from: nanoseconds = (counter - `start_ticks`) * `ns_per_tick` / 2^32.
+/// What the clocks are computed from, by the kernel and in the vDSO: monotonic nanoseconds = `base_ns` +
+/// (counter - `base_ticks`) * `ns_per_tick` / 2^32.
 #[repr(C)]
 pub struct ClockData {
     /// Odd while the rest changes.
     pub sequence: AtomicU32,
-    /// The counter at monotonic time 0.
-    pub start_ticks: AtomicU64,
+    /// The counter when the clocks' speed last changed.
+    pub base_ticks: AtomicU64,
     /// Length of a tick, as a 32.32 fixed-point number.
     pub ns_per_tick: AtomicU64,
+    /// Monotonic time when the clocks' speed last changed.
+    pub base_ns: AtomicU64,
     /// Wall clock minus monotonic time, in nanoseconds.
     pub realtime_offset: AtomicI64,
+    /// International atomic time minus monotonic time, in nanoseconds.
+    pub tai_offset: AtomicI64,
+    /// The counter when the kernel started. Set once.
+    pub start_ticks: AtomicU64,
+    /// Length of a tick where nothing changes the clocks' speed, as a 32.32 fixed-point number. Set once.
+    pub raw_ns_per_tick: AtomicU64,
+}
+
+impl ClockData {
+    /// Clocks that stand still.
+    pub const fn new() -> Self {
+        Self {
+            sequence: AtomicU32::new(0),
+            base_ticks: AtomicU64::new(0),
+            ns_per_tick: AtomicU64::new(0),
+            base_ns: AtomicU64::new(0),
+            realtime_offset: AtomicI64::new(0),
+            tai_offset: AtomicI64::new(0),
+            start_ticks: AtomicU64::new(0),
+            raw_ns_per_tick: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Default for ClockData {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// What the architecture calls when an exception was taken. Interrupts are masked on entry unless said otherwise.
@@ -161,7 +192,8 @@ pub trait TrapHandler<A: Arch + ?Sized>: Sync {
     fn user_fault(&self, frame: &mut A::TrapFrame, address: UserAddr, access: FaultAccess);
     /// Another exception of a program; interrupts are on.
     fn user_exception(&self, frame: &mut A::TrapFrame, exception: UserException, address: UserAddr);
-    /// The kernel touched a user address on a program's behalf. `true`: mapped now, try again.
+    /// The kernel touched a user address on a program's behalf; interrupts are on. `true`: mapped now, try again. With
+    /// interrupts masked this is not asked: the copy ends there.
     fn kernel_access_to_user(&self, address: UserAddr, access: FaultAccess) -> bool;
     /// An interrupt.
     fn interrupt(&self);

@@ -15,6 +15,7 @@ mod arch;
 mod config_store;
 mod device;
 mod irq_chip;
+mod net;
 mod platform;
 mod rng;
 mod rtc;
@@ -29,6 +30,7 @@ pub use arch::{
 pub use config_store::ConfigStore;
 pub use device::{DeviceNode, Driver, IrqSpecifier, ProbeError};
 pub use irq_chip::{Acknowledged, Cause, Irq, IrqChip, IrqError, IrqHandler, NR_IPIS, Trigger};
+pub use net::{ETHERNET_HEADER, MAC_LEN, Net, NetCounts, NetEvents};
 pub use platform::{DmaMemory, Mmio, Platform, PlatformError};
 pub use rng::Rng;
 pub use rtc::Rtc;

@@ -3,7 +3,9 @@
 use alloc::sync::Arc;
 use core::{fmt, ptr::NonNull};
 
-use crate::{ConfigStore, DeviceNode, IrqChip, IrqHandler, PhysAddr, PhysRange, ProbeError, Rng, Rtc, Timer, Uart};
+use crate::{
+    ConfigStore, DeviceNode, IrqChip, IrqHandler, Net, PhysAddr, PhysRange, ProbeError, Rng, Rtc, Timer, Uart,
+};
 
 /// A mapped register block. Stays mapped for good.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +95,10 @@ pub trait Platform: Sync {
 
     /// Hands over an entropy source.
     fn add_rng(&self, node: &dyn DeviceNode, rng: Arc<dyn Rng>);
+
+    /// Hands over a network device. Its interrupt is requested by the driver, which tells the
+    /// [`NetEvents`](crate::NetEvents) it was started with.
+    fn add_net(&self, node: &dyn DeviceNode, net: Arc<dyn Net>);
 
     /// Hands over a store of named blobs.
     fn add_config_store(&self, node: &dyn DeviceNode, store: Arc<dyn ConfigStore>);

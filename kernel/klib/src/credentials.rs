@@ -178,7 +178,7 @@ impl Ids {
 }
 
 /// Who a thread is and what it may do.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Credentials {
     /// User ids.
     pub user: Ids,

@@ -14,7 +14,12 @@
 //! - [`run_queue`]: the fair order of threads that are ready to run.
 //! - [`cpu_set`]: sets of CPUs, and which one a thread goes to.
 //! - [`address_space_ids`]: the numbers by which a TLB tells address spaces apart.
+//! - [`calendar`]: dates of the Gregorian calendar.
+//! - [`symbols`]: the names of the kernel's functions, for backtraces.
+//! - [`clock_discipline`]: how adjtimex(2) steers the clocks.
+//! - [`load_average`]: the load averages of the last minutes.
 //! - [`line_discipline`]: the terminal line discipline of termios(3).
+//! - [`net`]: the packet stack of a network interface.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -23,16 +28,21 @@ extern crate alloc;
 extern crate std;
 
 pub mod address_space_ids;
+pub mod calendar;
+pub mod clock_discipline;
 pub mod cpu_set;
 pub mod credentials;
 pub mod elf;
 pub mod erofs;
 pub mod frames;
 pub mod line_discipline;
+pub mod load_average;
+pub mod net;
 pub mod page_table;
 pub mod range_map;
 pub mod run_queue;
 pub mod slab;
+pub mod symbols;
 
 #[cfg(test)]
 mod test_random;

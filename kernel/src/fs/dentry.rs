@@ -452,5 +452,11 @@ impl Dentry {
 impl Drop for Dentry {
     fn drop(&mut self) {
         notify::place_forgotten(&self.inode);
+        // The directories above that only this name kept go one after the other: removed ones may be more than the stack
+        // has room for.
+        let mut above = self.place.lock().parent.take();
+        while let Some(directory) = above.and_then(Arc::into_inner) {
+            above = directory.place.lock().parent.take();
+        }
     }
 }

@@ -116,10 +116,14 @@ impl Inode for MemoryInode {
 
 struct MemoryFile(MemoryDevice);
 
-/// Fills `buffer` by calling `next` for piece after piece; stops where the program's memory ends.
+/// Fills `buffer` by calling `next` for piece after piece; stops where the program's memory ends, and for a signal.
 fn fill(buffer: &mut ReadBuffer<'_>, mut next: impl FnMut(&mut ReadBuffer<'_>) -> Result<usize>) -> Result<usize> {
     let mut done = 0;
+    let thread = scheduler::current();
     while buffer.remaining() > 0 {
+        if done > 0 && thread.must_stop_waiting() {
+            break;
+        }
         match next(buffer) {
             Ok(copied) => done += copied,
             Err(error) if done == 0 => return Err(error),

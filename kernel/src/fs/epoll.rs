@@ -8,17 +8,18 @@
 //! the waiter. Items know their file weakly and the ready list strongly, the list its items only while they are on it.
 
 use alloc::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     string::String,
     sync::{Arc, Weak},
     vec::Vec,
 };
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use abi::{Errno, Result, linux};
 
 use super::{FileKind, FileOps, Metadata, OpenFile, OpenFlags, PollEvents, PollTable, anonymous_metadata};
 use crate::{
+    mm::{PAGE_SIZE, frames},
     sync::IrqLock,
     task::wait::{Registration, WaitError, WaitQueue, Wake, wait_until},
 };
@@ -63,19 +64,71 @@ struct Item {
     file: Weak<OpenFile>,
     key: Key,
     interest: IrqLock<Interest>,
-    /// On the ready list.
-    queued: AtomicBool,
+    /// Its key in the ready list, changed with that locked; 0: it is not there.
+    place: AtomicU64,
     /// No longer watched.
     removed: AtomicBool,
     ready: Arc<Ready>,
     registrations: IrqLock<Vec<Registration>>,
     this: Weak<Self>,
+    _counted: Counted,
 }
 
 /// The items to be asked, and who waits for there being any.
 struct Ready {
-    list: IrqLock<VecDeque<Arc<Item>>>,
+    list: IrqLock<List>,
     waiters: Arc<WaitQueue>,
+}
+
+/// The items to be asked, by the order in which they came. A map, so that any one can leave, and that no memory is needed
+/// in one piece: a wake finds no way to say that there is none.
+#[derive(Default)]
+struct List {
+    last: u64,
+    items: BTreeMap<u64, Arc<Item>>,
+}
+
+impl List {
+    fn add(&mut self, item: Arc<Item>) {
+        self.last += 1;
+        item.place.store(self.last, Ordering::Relaxed);
+        self.items.insert(self.last, item);
+    }
+
+    fn remove(&mut self, item: &Item) -> Option<Arc<Item>> {
+        self.items.remove(&item.place.swap(0, Ordering::Relaxed))
+    }
+}
+
+/// Watched files of all instances.
+static NR_WATCHES: AtomicUsize = AtomicUsize::new(0);
+
+/// How many there may be (/proc/sys/fs/epoll/max_user_watches): what they take of memory is at most a 25th of it.
+pub fn max_watches() -> usize {
+    /// About what one takes, in bytes.
+    const COST: usize = 512;
+    frames::stats().total * PAGE_SIZE / 25 / COST
+}
+
+/// One of [`NR_WATCHES`].
+struct Counted;
+
+impl Counted {
+    /// ENOSPC where there are as many as there may be, ENOMEM where next to no memory is left.
+    fn new() -> Result<Self> {
+        if frames::is_short() {
+            return Err(Errno::ENOMEM);
+        }
+        let counted = Self;
+        let others = NR_WATCHES.fetch_add(1, Ordering::Relaxed);
+        if others < max_watches() { Ok(counted) } else { Err(Errno::ENOSPC) }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        NR_WATCHES.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// An epoll instance.
@@ -106,13 +159,16 @@ impl Wake for Item {
 impl Item {
     /// Puts it on the ready list, once, and wakes the waiters.
     fn enqueue(&self) {
-        if self.removed.load(Ordering::Acquire) {
-            return;
-        }
-        if !self.queued.swap(true, Ordering::AcqRel)
-            && let Some(this) = self.this.upgrade()
+        let Some(this) = self.this.upgrade() else { return };
         {
-            self.ready.list.lock().push_back(this);
+            let mut list = self.ready.list.lock();
+            // With the list locked: who takes it away looks there afterwards.
+            if self.removed.load(Ordering::Relaxed) {
+                return;
+            }
+            if self.place.load(Ordering::Relaxed) == 0 {
+                list.add(this);
+            }
         }
         self.ready.waiters.wake_all();
     }
@@ -133,6 +189,8 @@ impl Item {
         self.removed.store(true, Ordering::Release);
         let registrations = core::mem::take(&mut *self.registrations.lock());
         drop(registrations);
+        let listed = self.ready.list.lock().remove(self);
+        drop(listed);
     }
 }
 
@@ -141,34 +199,25 @@ impl Ready {
     /// meanwhile find it; the others leave it, and a wake puts them back.
     fn next(&self) -> Option<Arc<Item>> {
         let mut list = self.list.lock();
-        let item = list.pop_front()?;
+        let (_, item) = list.items.pop_first()?;
+        item.place.store(0, Ordering::Relaxed);
         if item.interest.lock().events & (linux::EPOLLET | linux::EPOLLONESHOT) == 0 {
-            list.push_back(item.clone());
-        } else {
-            item.queued.store(false, Ordering::Release);
+            list.add(item.clone());
         }
         Some(item)
     }
 
     /// Takes an item off the list that was found not ready.
     fn withdraw(&self, item: &Arc<Item>) {
-        let removed = {
-            let mut list = self.list.lock();
-            let position = list.iter().position(|other| Arc::ptr_eq(other, item));
-            let removed = position.and_then(|position| list.remove(position));
-            if removed.is_some() {
-                item.queued.store(false, Ordering::Release);
-            }
-            removed
-        };
+        let removed = self.list.lock().remove(item);
         // A wake between the look at it and the removal found it on the list.
         if removed.is_some() && item.look().is_some_and(|events| !events.is_empty()) {
             item.enqueue();
         }
     }
 
-    fn is_empty(&self) -> bool {
-        self.list.lock().is_empty()
+    fn len(&self) -> usize {
+        self.list.lock().items.len()
     }
 }
 
@@ -185,7 +234,7 @@ pub fn can_watch(file: &OpenFile) -> bool {
 impl Epoll {
     /// A new instance, as epoll_create1(2) makes it.
     pub fn open() -> Arc<OpenFile> {
-        let ready = Ready { list: IrqLock::new(VecDeque::new()), waiters: Arc::new(WaitQueue::new()) };
+        let ready = Ready { list: IrqLock::new(List::default()), waiters: Arc::new(WaitQueue::new()) };
         let epoll = Self { items: IrqLock::new(Items::default()), ready: Arc::new(ready) };
         OpenFile::anonymous(Arc::new(epoll), OpenFlags::from_bits(linux::O_RDWR))
     }
@@ -200,15 +249,17 @@ impl Epoll {
             return Err(Errno::EINVAL);
         }
         self.sweep();
+        let counted = Counted::new()?;
         let item = Arc::new_cyclic(|this| Item {
             file: Arc::downgrade(file),
             key: key_of(fd, file),
             interest: IrqLock::new(interest),
-            queued: AtomicBool::new(false),
+            place: AtomicU64::new(0),
             removed: AtomicBool::new(false),
             ready: self.ready.clone(),
             registrations: IrqLock::new(Vec::new()),
             this: this.clone(),
+            _counted: counted,
         });
         self.insert(&item, inner)?;
         let mut registrations = Vec::new();
@@ -283,6 +334,14 @@ impl Epoll {
         Ok(())
     }
 
+    /// The file that is watched under a descriptor's number; `offset` tells those apart that had the same number, by the
+    /// order of no meaning that they have here.
+    pub fn watched(&self, fd: i32, offset: usize) -> Option<Arc<OpenFile>> {
+        let items: Vec<Arc<Item>> =
+            self.items.lock().map.range((fd, 0)..=(fd, usize::MAX)).map(|(_, item)| item.clone()).collect();
+        items.iter().filter_map(|item| item.file.upgrade()).nth(offset)
+    }
+
     /// Drops the entries of closed files now and then; otherwise they go when they are found on the ready list.
     fn sweep(&self) {
         let dead: Vec<Arc<Item>> = {
@@ -302,20 +361,19 @@ impl Epoll {
     /// Asks what is on the ready list, each item once, and hands up to `max` events to `report`.
     fn collect(&self, max: usize, mut report: impl FnMut(PollEvents, u64)) -> usize {
         let mut reported = 0;
-        let rounds = self.ready.list.lock().len();
+        let rounds = self.ready.len();
         for _ in 0..rounds {
             if reported == max {
                 break;
             }
             let Some(item) = self.ready.next() else { break };
             if item.removed.load(Ordering::Acquire) {
-                self.ready.withdraw(&item);
                 continue;
             }
             let Some(events) = item.look() else {
-                self.items.lock().map.remove(&item.key);
+                let closed = self.items.lock().map.remove(&item.key);
                 item.retire();
-                self.ready.withdraw(&item);
+                drop(closed);
                 continue;
             };
             if events.is_empty() {
@@ -346,7 +404,7 @@ impl Epoll {
             if reported > 0 || deadline_ns == Some(0) {
                 return Ok(reported);
             }
-            match wait_until(&[&self.ready.waiters], deadline_ns, || (!self.ready.is_empty()).then_some(())) {
+            match wait_until(&[&self.ready.waiters], deadline_ns, || (self.ready.len() > 0).then_some(())) {
                 Ok(()) => {}
                 Err(WaitError::TimedOut) => return Ok(0),
                 Err(WaitError::Interrupted) => return Err(Errno::EINTR),
@@ -359,8 +417,6 @@ impl Drop for Epoll {
     fn drop(&mut self) {
         let items = core::mem::take(&mut self.items.lock().map);
         items.values().for_each(|item| item.retire());
-        let queued = core::mem::take(&mut *self.ready.list.lock());
-        drop(queued);
     }
 }
 
@@ -369,11 +425,21 @@ impl FileOps for Epoll {
         table.add(&self.ready.waiters);
         // Readable only where an item on the list still is ready. They stay on it, where others may be looking too; those
         // that are not ready any more leave it when they are collected.
-        let listed: Vec<Arc<Item>> = self.ready.list.lock().iter().cloned().collect();
-        let is_ready = |item: &Arc<Item>| {
-            !item.removed.load(Ordering::Acquire) && item.look().is_some_and(|events| !events.is_empty())
-        };
-        PollEvents::IN.when(listed.iter().any(is_ready))
+        let (mut first, end) = (0, self.ready.list.lock().last);
+        loop {
+            let next = {
+                let list = self.ready.list.lock();
+                list.items.range(first..=end).next().map(|(place, item)| (*place, item.clone()))
+            };
+            let Some((place, item)) = next else { return PollEvents::NONE };
+            if !item.removed.load(Ordering::Acquire) && item.look().is_some_and(|events| !events.is_empty()) {
+                return PollEvents::IN;
+            }
+            first = place + 1;
+            if first > end {
+                return PollEvents::NONE;
+            }
+        }
     }
 
     fn metadata(&self) -> Option<Metadata> {

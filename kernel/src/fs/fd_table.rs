@@ -23,7 +23,7 @@ struct Slot {
     close_on_exec: bool,
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Slots {
     list: Vec<Option<Slot>>,
     /// No number below is free.
@@ -62,6 +62,11 @@ impl Slots {
         let slot = self.list.get_mut(index)?.take()?;
         self.lowest_free = self.lowest_free.min(index);
         Some(slot)
+    }
+
+    /// One past the highest number in use.
+    fn used(&self) -> usize {
+        self.list.iter().rposition(Option::is_some).map_or(0, |last| last + 1)
     }
 
     fn grow(&mut self, len: usize) -> Result<()> {
@@ -212,17 +217,38 @@ impl FdTable {
         Ok(())
     }
 
-    /// A table of its own with the same open files (fork(2)). POSIX locks are not inherited.
-    pub fn fork_copy(&self) -> Self {
-        let slots = self.slots.lock().clone();
-        Self { id: next_id(), limit: AtomicUsize::new(self.limit()), slots: IrqLock::new(slots) }
+    /// A table of its own with the same open files (fork(2)). POSIX locks are not inherited. ENOMEM.
+    pub fn fork_copy(&self) -> Result<Self> {
+        let mut list = Vec::new();
+        loop {
+            let len = self.slots.lock().used();
+            // Without the lock: there may be a million, and what takes long is not to keep interrupts masked.
+            list.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
+            let slots = self.slots.lock();
+            let used = slots.used();
+            if used <= list.capacity() {
+                list.extend(slots.list.iter().take(used).cloned());
+                let slots = IrqLock::new(Slots { list, lowest_free: slots.lowest_free.min(used) });
+                return Ok(Self { id: next_id(), limit: AtomicUsize::new(self.limit()), slots });
+            }
+        }
     }
 
-    /// All descriptors with their files, for /proc.
-    pub fn list(&self) -> Vec<(i32, Arc<OpenFile>)> {
+    /// How many descriptors are open.
+    pub fn count(&self) -> usize {
+        self.slots.lock().list.iter().flatten().count()
+    }
+
+    /// One past the highest open descriptor.
+    pub fn end(&self) -> usize {
+        self.slots.lock().used()
+    }
+
+    /// The lowest open descriptor that is at least `from`.
+    pub fn next(&self, from: usize) -> Option<i32> {
         let slots = self.slots.lock();
-        let open = slots.list.iter().enumerate();
-        open.filter_map(|(index, slot)| Some((i32::try_from(index).ok()?, slot.as_ref()?.file.clone()))).collect()
+        let index = (from..slots.list.len()).find(|index| matches!(slots.list.get(*index), Some(Some(_))))?;
+        i32::try_from(index).ok()
     }
 }
 

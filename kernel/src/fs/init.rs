@@ -18,6 +18,9 @@ use super::{Inode, devfs, erofs, path, path::Path, procfs, sysfs, tmpfs, tty::de
 const WRITABLE: [(&str, u32); 5] =
     [("/tmp", 0o1777), ("/run", 0o755), ("/dev/shm", 0o1777), ("/root", 0o700), ("/var/tmp", 0o1777)];
 
+/// What names are resolved by, as DHCP and routers say.
+const RESOLVER: &[u8] = b"/proc/net/pnp";
+
 fn mount(root: &Path, place: &str, kind: &'static str, inode: Result<Arc<dyn Inode>, Errno>) {
     let mounted = inode.and_then(|inode| {
         let at = path::resolve(root, root, place.as_bytes(), true)?;
@@ -43,6 +46,14 @@ pub fn init(image: &'static [u8], image_phys: PhysAddr) -> Result<Path, String> 
     mount(&root, "/dev/pts", "devpts", Ok(devpts::directory()));
     for (place, permissions) in WRITABLE {
         mount(&root, place, "tmpfs", tmpfs::new(permissions));
+    }
+    if crate::net::wire::is_there() {
+        // /etc/resolv.conf of the image leads here; a program may put a file of its own in the link's place.
+        let link =
+            path::resolve(&root, &root, b"/run", true).and_then(|at| at.inode().symlink(b"resolv.conf", RESOLVER));
+        if let Err(error) = link {
+            log::warn!("/run/resolv.conf: {error}");
+        }
     }
     Ok(root)
 }

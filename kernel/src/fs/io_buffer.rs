@@ -55,6 +55,25 @@ impl<K> Memory<'_, K> {
 pub struct ReadBuffer<'a> {
     memory: Memory<'a, &'a mut [u8]>,
     remaining: usize,
+    pace: Pace,
+}
+
+/// Bytes copied between two looks at whether another thread is due.
+const STRIDE: usize = 64 << 10;
+
+/// How much was copied from or to a program since others were let run.
+#[derive(Default)]
+struct Pace(usize);
+
+impl Pace {
+    /// To be called after a copy, with no lock held.
+    fn copied(&mut self, bytes: usize) {
+        self.0 += bytes;
+        if self.0 >= STRIDE {
+            self.0 = 0;
+            scheduler::give_way();
+        }
+    }
 }
 
 /// What moves much takes long: its time is measured (`task::usage`).
@@ -69,20 +88,20 @@ impl<'a> ReadBuffer<'a> {
     /// User memory in one piece.
     pub fn user(address: UserAddr, len: usize) -> Self {
         measure_large(len);
-        Self { memory: Memory::User(UserSlice { address, len }), remaining: len }
+        Self { memory: Memory::User(UserSlice { address, len }), remaining: len, pace: Pace::default() }
     }
 
     /// User memory in pieces (readv).
     pub fn user_vector(pieces: &'a mut [UserSlice]) -> Self {
         let remaining = pieces.iter().map(|piece| piece.len).sum();
         measure_large(remaining);
-        Self { memory: Memory::Vector(pieces), remaining }
+        Self { memory: Memory::Vector(pieces), remaining, pace: Pace::default() }
     }
 
     /// Kernel memory.
     pub fn kernel(bytes: &'a mut [u8]) -> Self {
         let remaining = bytes.len();
-        Self { memory: Memory::Kernel(bytes), remaining }
+        Self { memory: Memory::Kernel(bytes), remaining, pace: Pace::default() }
     }
 
     /// EFAULT where some of it is not a program's memory whatever is mapped.
@@ -122,6 +141,9 @@ impl<'a> ReadBuffer<'a> {
             }
             done += step;
             bytes = &bytes[step..];
+            if !matches!(self.memory, Memory::Kernel(_)) {
+                self.pace.copied(step);
+            }
         }
         self.remaining -= done;
         Ok(done)
@@ -147,25 +169,26 @@ fn put_user(slice: &mut UserSlice, bytes: &[u8]) -> usize {
 pub struct WriteBuffer<'a> {
     memory: Memory<'a, &'a [u8]>,
     remaining: usize,
+    pace: Pace,
 }
 
 impl<'a> WriteBuffer<'a> {
     /// User memory in one piece.
     pub fn user(address: UserAddr, len: usize) -> Self {
         measure_large(len);
-        Self { memory: Memory::User(UserSlice { address, len }), remaining: len }
+        Self { memory: Memory::User(UserSlice { address, len }), remaining: len, pace: Pace::default() }
     }
 
     /// User memory in pieces (writev).
     pub fn user_vector(pieces: &'a mut [UserSlice]) -> Self {
         let remaining = pieces.iter().map(|piece| piece.len).sum();
         measure_large(remaining);
-        Self { memory: Memory::Vector(pieces), remaining }
+        Self { memory: Memory::Vector(pieces), remaining, pace: Pace::default() }
     }
 
     /// Kernel memory.
     pub fn kernel(bytes: &'a [u8]) -> Self {
-        Self { memory: Memory::Kernel(bytes), remaining: bytes.len() }
+        Self { memory: Memory::Kernel(bytes), remaining: bytes.len(), pace: Pace::default() }
     }
 
     /// EFAULT where some of it is not a program's memory whatever is mapped.
@@ -212,6 +235,9 @@ impl<'a> WriteBuffer<'a> {
                 return if done == 0 { Err(Errno::EFAULT) } else { Ok(done) };
             }
             done += step;
+            if !matches!(self.memory, Memory::Kernel(_)) {
+                self.pace.copied(step);
+            }
         }
         self.remaining -= done;
         Ok(done)
@@ -223,7 +249,9 @@ impl<'a> WriteBuffer<'a> {
         let len = len.min(PAGE_SIZE - offset);
         // SAFETY: within the page, which lives as long as `frame`. Who else has the page mapped or reads it gets some
         // mix of old and new bytes; nothing depends on the values.
-        self.take(unsafe { core::slice::from_raw_parts_mut(frame.bytes_mut().add(offset), len) })
+        let taken = self.take(unsafe { core::slice::from_raw_parts_mut(frame.bytes().add(offset), len) });
+        frame.written();
+        taken
     }
 }
 

@@ -68,6 +68,9 @@ struct FileLocks {
 
 type Key = (u64, u64);
 
+/// The most record locks on one file: each takes kernel memory, and every look at the file passes them all.
+const MAX_RECORDS: usize = 16_384;
+
 #[derive(Default)]
 struct Table {
     files: BTreeMap<Key, FileLocks>,
@@ -153,7 +156,8 @@ pub fn conflicting(file: &OpenFile, wanted: &Record) -> Option<Record> {
     table.files.get(&key)?.records.iter().find(|record| record.conflicts(wanted)).copied()
 }
 
-/// Sets a record lock; waits for it with `wait`. EAGAIN where it is taken, EDEADLK where waiting would never end.
+/// Sets a record lock; waits for it with `wait`. EAGAIN where it is taken, EDEADLK where waiting would never end, ENOLCK
+/// where the file has too many.
 pub fn lock_range(file: &OpenFile, wanted: Record, wait: bool) -> Result<()> {
     let key = key(file).ok_or(Errno::EBADF)?;
     let attempt = || {
@@ -173,6 +177,9 @@ pub fn lock_range(file: &OpenFile, wanted: Record, wait: bool) -> Result<()> {
             }
             return None;
         }
+        if locks.records.len() >= MAX_RECORDS {
+            return Some(Err(Errno::ENOLCK));
+        }
         locks.add(wanted);
         LOCKED_FILES.store(table.files.len(), Ordering::Relaxed);
         Some(Ok(()))
@@ -187,19 +194,24 @@ pub fn lock_range(file: &OpenFile, wanted: Record, wait: bool) -> Result<()> {
     outcome
 }
 
-/// Releases `owner`'s record locks on a range.
-pub fn unlock_range(file: &OpenFile, owner: Owner, start: u64, end: u64) {
+/// Releases `owner`'s record locks on a range. ENOLCK where that would make two of one and the file has too many.
+pub fn unlock_range(file: &OpenFile, owner: Owner, start: u64, end: u64) -> Result<()> {
     if LOCKED_FILES.load(Ordering::Relaxed) == 0 {
-        return;
+        return Ok(());
     }
-    let Some(key) = key(file) else { return };
+    let Some(key) = key(file) else { return Ok(()) };
     let mut table = TABLE.lock();
     if let Some(locks) = table.files.get_mut(&key) {
+        let is_split = |record: &Record| record.owner == owner && record.start < start && end < record.end;
+        if locks.records.len() >= MAX_RECORDS && locks.records.iter().any(is_split) {
+            return Err(Errno::ENOLCK);
+        }
         locks.cut(owner, start, end);
     }
     table.clean(key);
     drop(table);
     RELEASED.wake_all();
+    Ok(())
 }
 
 /// flock(2): locks the whole file; waits with `wait`. EAGAIN where it is taken. As on Linux a conversion first gives
@@ -249,7 +261,8 @@ pub fn unlock_whole(file: &OpenFile) {
 
 /// Releases the POSIX locks a descriptor table holds on a file of which it closes a descriptor.
 pub fn release_process_locks(file: &OpenFile, table: u64) {
-    unlock_range(file, Owner::Process(table), 0, u64::MAX);
+    // All of them go, so none is cut in two.
+    let _ = unlock_range(file, Owner::Process(table), 0, u64::MAX);
 }
 
 /// Releases the locks of an open file description that goes away.
@@ -257,7 +270,8 @@ pub fn release_description_locks(file: &OpenFile) {
     if LOCKED_FILES.load(Ordering::Relaxed) == 0 {
         return;
     }
-    unlock_range(file, Owner::description(file), 0, u64::MAX);
+    // All of them go, so none is cut in two.
+    let _ = unlock_range(file, Owner::description(file), 0, u64::MAX);
     unlock_whole(file);
 }
 

@@ -315,6 +315,12 @@ pub trait Inode: core::any::Any + Send + Sync {
         Err(Errno::EINVAL)
     }
 
+    /// The content was read, which is to be noted: where the last access was before the last change, or a day ago, or
+    /// `always`.
+    fn note_access(&self, always: bool) {
+        let _ = always;
+    }
+
     /// Writes all of `buffer` at `offset`; returns the bytes written, fewer only where a fault or lack of space came.
     fn write_at(&self, offset: u64, buffer: &mut WriteBuffer<'_>) -> Result<usize> {
         let _ = (offset, buffer);

@@ -37,6 +37,32 @@ pub struct FileSystem {
     owns_files: bool,
 }
 
+/// Those of [`MOUNT_FLAGS`] that are about access times.
+const ACCESS_TIMES: u32 = linux::MS_NOATIME | linux::MS_NODIRATIME | linux::MS_RELATIME | linux::MS_STRICTATIME;
+
+/// The flags that a mount asked for with `flags` has: access times are relative unless something else is asked for.
+const fn with_access_times(flags: u32) -> u32 {
+    let kept = flags & MOUNT_FLAGS & !(linux::MS_STRICTATIME | linux::MS_RELATIME);
+    if flags & linux::MS_STRICTATIME != 0 {
+        kept & !linux::MS_NOATIME
+    } else if flags & linux::MS_NOATIME != 0 {
+        kept
+    } else {
+        kept | linux::MS_RELATIME
+    }
+}
+
+/// When reading a file notes the time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoteAccess {
+    /// Never.
+    Never,
+    /// Where the last access was before the last change, or a day ago.
+    Relative,
+    /// Always.
+    Always,
+}
+
 impl FileSystem {
     /// A file system of this type with this root directory.
     pub fn new(kind: &'static str, source: String, root: Arc<dyn Inode>) -> Arc<Self> {
@@ -128,7 +154,7 @@ impl Mount {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             fs,
             root,
-            flags: AtomicU32::new(flags & MOUNT_FLAGS),
+            flags: AtomicU32::new(flags),
             at: IrqLock::new(None),
             writers: AtomicUsize::new(0),
             expiring: AtomicBool::new(false),
@@ -138,7 +164,7 @@ impl Mount {
     /// The file system that everything else hangs in.
     pub fn root_of_all(fs: Arc<FileSystem>) -> Arc<Self> {
         let root = fs.root.clone();
-        let mount = Self::new(fs, root, 0);
+        let mount = Self::new(fs, root, with_access_times(0));
         TABLE.lock().list.push(mount.clone());
         mount
     }
@@ -153,7 +179,7 @@ impl Mount {
     /// else was faster, ENOSPC where there are too many.
     pub fn hang_at(fs: Arc<FileSystem>, at: &Path, flags: u32) -> Result<Arc<Self>> {
         let root = fs.root.clone();
-        Self::hang(fs, root, at, flags)
+        Self::hang(fs, root, at, with_access_times(flags))
     }
 
     fn hang(fs: Arc<FileSystem>, root: Arc<Dentry>, at: &Path, flags: u32) -> Result<Arc<Self>> {
@@ -273,7 +299,12 @@ impl Mount {
         } else if read_only && writers(self) {
             return Err(Errno::EBUSY);
         }
-        self.flags.store(flags & MOUNT_FLAGS, Ordering::Relaxed);
+        let new = match flags & ACCESS_TIMES {
+            // What is not asked for stays.
+            0 => flags & MOUNT_FLAGS | self.flags.load(Ordering::Relaxed) & ACCESS_TIMES,
+            _ => with_access_times(flags),
+        };
+        self.flags.store(new, Ordering::Relaxed);
         Ok(())
     }
 
@@ -317,6 +348,18 @@ impl Mount {
         self.flags.load(Ordering::Relaxed) & flag != 0
     }
 
+    /// When reading a file, or a directory, through it notes the time.
+    pub fn notes_access(&self, is_directory: bool) -> NoteAccess {
+        let flags = self.flags.load(Ordering::Relaxed);
+        if flags & linux::MS_NOATIME != 0 || is_directory && flags & linux::MS_NODIRATIME != 0 {
+            NoteAccess::Never
+        } else if flags & linux::MS_RELATIME != 0 {
+            NoteAccess::Relative
+        } else {
+            NoteAccess::Always
+        }
+    }
+
     /// Its options as /proc/mounts shows them; with `whole` those of the file system, as mountinfo shows last.
     pub fn options(&self, whole: bool) -> String {
         let read_only = if whole { self.fs.read_only.load(Ordering::Relaxed) } else { self.is_read_only() };
@@ -328,14 +371,15 @@ impl Mount {
             (linux::MS_NOSUID, ",nosuid"),
             (linux::MS_NODEV, ",nodev"),
             (linux::MS_NOEXEC, ",noexec"),
-            (linux::MS_NOSYMFOLLOW, ",nosymfollow"),
+            (linux::MS_NOATIME, ",noatime"),
             (linux::MS_NODIRATIME, ",nodiratime"),
+            (linux::MS_RELATIME, ",relatime"),
+            (linux::MS_NOSYMFOLLOW, ",nosymfollow"),
         ] {
             if self.has(flag) {
                 text.push_str(name);
             }
         }
-        text.push_str(if self.has(linux::MS_NOATIME) { ",noatime" } else { ",relatime" });
         text
     }
 

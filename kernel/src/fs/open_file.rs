@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use abi::{Errno, Result, linux};
 use hal::UserAddr;
+use klib::credentials::Credentials;
 
 use super::{
     FileOps, Inode, Metadata, PollEvents, PollTable, ReadBuffer, WriteBuffer, async_signal::Asynchronous, locks,
@@ -54,6 +55,7 @@ pub struct OpenFile {
     asynchronous: Asynchronous,
     /// Whether this very open made the file (fcntl(2), F_CREATED_QUERY).
     created: AtomicBool,
+    opener: Option<Opener>,
 }
 
 /// Open files in all.
@@ -78,6 +80,19 @@ pub fn check_count() -> Result<()> {
     if nr_open() > max_open() + reserve { Err(Errno::ENFILE) } else { Ok(()) }
 }
 
+/// Who opened a file.
+struct Opener {
+    pid: i32,
+    credentials: Arc<Credentials>,
+}
+
+impl Opener {
+    fn running() -> Self {
+        let thread = scheduler::current();
+        Self { pid: thread.process().pid(), credentials: thread.identity.own() }
+    }
+}
+
 /// The flags fcntl(F_SETFL) may change.
 const CHANGEABLE: u32 = linux::O_APPEND | linux::O_NONBLOCK | linux::FASYNC | linux::O_DIRECT | linux::O_NOATIME;
 /// The flags that fcntl(F_GETFL) does not show.
@@ -98,6 +113,7 @@ impl OpenFile {
             using_position: Turn::new(),
             asynchronous: Asynchronous::new(),
             created: AtomicBool::new(false),
+            opener: Some(Opener::running()),
         })
     }
 
@@ -112,7 +128,16 @@ impl OpenFile {
             using_position: Turn::new(),
             asynchronous: Asynchronous::new(),
             created: AtomicBool::new(false),
+            opener: None,
         })
+    }
+
+    /// Whether the running process opened it, by path, with the credentials that it still has.
+    pub fn is_opened_by_caller(&self) -> bool {
+        let running = Opener::running();
+        self.opener
+            .as_ref()
+            .is_some_and(|opener| opener.pid == running.pid && Arc::ptr_eq(&opener.credentials, &running.credentials))
     }
 
     /// Its flags.

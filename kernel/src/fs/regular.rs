@@ -11,6 +11,7 @@ use hal::UserAddr;
 
 use super::{
     DirectoryEntry, FileKind, FileOps, Inode, OpenFile, OpenFlags, PollEvents, PollTable, ReadBuffer, WriteBuffer,
+    mount::NoteAccess,
     notify,
     path::Path,
     permission::{self, READ, WRITE},
@@ -93,6 +94,14 @@ fn open_with(path: Path, flags: OpenFlags, check: bool) -> Result<Arc<OpenFile>>
     Ok(OpenFile::new(ops, path, flags))
 }
 
+/// Something was read through a mount.
+fn note_access(path: &Path, is_directory: bool) {
+    match path.mount().notes_access(is_directory) {
+        NoteAccess::Never => {}
+        wanted => path.inode().note_access(wanted == NoteAccess::Always),
+    }
+}
+
 /// An open regular file.
 struct RegularFile {
     inode: Arc<dyn Inode>,
@@ -122,11 +131,16 @@ pub fn check_size(size: u64) -> Result<()> {
 }
 
 impl FileOps for RegularFile {
-    fn read(&self, _file: &OpenFile, position: &mut u64, buffer: &mut ReadBuffer<'_>) -> Result<usize> {
+    fn read(&self, file: &OpenFile, position: &mut u64, buffer: &mut ReadBuffer<'_>) -> Result<usize> {
         if buffer.remaining() == 0 {
             return Ok(0);
         }
         let read = self.inode.read_at(*position, buffer)?;
+        if !file.flags().contains(linux::O_NOATIME)
+            && let Some(path) = file.path()
+        {
+            note_access(path, false);
+        }
         *position += read as u64;
         Ok(read)
     }
@@ -177,6 +191,7 @@ impl DirectoryFile {
     /// Lists from `position` on, `.` and `..` first, until `visit` returns false.
     pub fn list(&self, position: u64, visit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool) -> Result<()> {
         let kind = FileKind::Directory;
+        note_access(&self.path, true);
         if position == 0 {
             let inode = self.path.inode().metadata().inode;
             if !visit(DirectoryEntry { name: b".", inode, kind, next: 1 }) {

@@ -163,6 +163,10 @@ impl<'a, 'b> Incoming<'a, 'b> {
 
 /// What a socket of one family does. Addresses are `struct sockaddr`s as programs give and get them.
 pub trait SocketOps: Send + Sync {
+    /// For who needs the family's own type.
+    fn as_any(&self) -> Option<&dyn core::any::Any> {
+        None
+    }
     /// bind(2).
     fn bind(&self, address: &[u8]) -> Result<()>;
     /// listen(2).
@@ -245,6 +249,13 @@ impl CommonOptions {
     /// SO_RCVLOWAT, in bytes.
     pub fn low_water(&self) -> usize {
         self.0.lock().low_water.max(1) as usize
+    }
+}
+
+impl Socket {
+    /// Its family's own type, where it is this one.
+    pub fn family_ops<T: 'static>(&self) -> Option<&T> {
+        self.ops.as_any()?.downcast_ref()
     }
 }
 

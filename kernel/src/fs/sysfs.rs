@@ -1,15 +1,16 @@
 //! /sys: the machine as files.
 //!
 //! A tree of [`VirtualDirectory`]s. The boot code adds what it learns: the device tree
-//! (/sys/firmware/devicetree/base), the blobs of a virtual-machine monitor (/sys/firmware/qemu_fw_cfg), the CPUs, and
+//! (/sys/firmware/devicetree/base), the blobs of a virtual-machine monitor (/sys/firmware/qemu_fw_cfg), clocks, CPUs, and
 //! whatever else of the kernel is to be seen, below /sys/kernel/piton.
 
 use alloc::{format, string::String, sync::Arc, vec::Vec};
 use core::fmt::Write as _;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use abi::{Errno, Result};
-use hal::ConfigStore;
-use klib::cpu_set::CpuSet;
+use hal::{ConfigStore, Rtc};
+use klib::{calendar, cpu_set::CpuSet};
 
 use super::{
     FileKind, FileOps, FileSystemStatus, Inode, Metadata, OpenFlags,
@@ -29,7 +30,9 @@ static DIRECTORY: Lazy<Arc<VirtualDirectory>> = Lazy::new(|| {
     for class in ["block", "bus", "class", "dev", "devices"] {
         directory.add_directory(class);
     }
-    net::proc::add_to_sysfs(&directory.add_directory("class"));
+    let class = directory.add_directory("class");
+    class.add_directory("rtc");
+    net::proc::add_to_sysfs(&class);
     directory
 });
 
@@ -111,6 +114,22 @@ pub fn add_config_store(store: &Arc<dyn ConfigStore>) {
         let read = move || store.read(&name).ok_or(Errno::EIO);
         directory.add("raw", BlobFile::new(size, 0o400, read));
     }
+}
+
+/// Shows a real-time clock at /sys/class/rtc/rtcN (Linux `Documentation/ABI/testing/sysfs-class-rtc`). `sets_time`: it
+/// gave the machine its time.
+pub fn add_rtc(name: &str, rtc: Arc<dyn Rtc>, sets_time: bool) {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let directory = DIRECTORY.add_directory("class").add_directory("rtc").add_directory(&format!("rtc{number}"));
+    let name = format!("{name}\n");
+    directory.add_text("name", move || name.clone().into_bytes());
+    directory.add_text("hctosys", move || format!("{}\n", u8::from(sets_time)).into_bytes());
+    let clock = rtc.clone();
+    directory.add_text("date", move || format!("{}\n", calendar::at(clock.unix_seconds()).0).into_bytes());
+    let clock = rtc.clone();
+    directory.add_text("time", move || format!("{}\n", calendar::at(clock.unix_seconds()).1).into_bytes());
+    directory.add_text("since_epoch", move || format!("{}\n", rtc.unix_seconds()).into_bytes());
 }
 
 /// A list of CPUs as Linux writes it: `0,2-3`.

@@ -172,15 +172,15 @@ impl TimerFd {
         TimerSetting { value_ns, interval_ns: state.interval_ns }
     }
 
-    /// Sets the kernel timer for the next expiration. The handles are made and dropped without the lock, which the
-    /// timer's callback takes.
+    /// Sets the kernel timer for the next expiration, in one step with the look at when that is: of two that arm at once
+    /// the later one knows what the other set.
     fn arm(&self) {
-        let deadline = self.state.lock().deadline_ns();
-        let timer = match (deadline, self.this.upgrade()) {
-            (Some(deadline), Some(this)) => Some(time::set_timer(deadline, TimerAction::Call(this))),
-            _ => None,
+        let Some(this) = self.this.upgrade() else { return };
+        let old = {
+            let mut state = self.state.lock();
+            let timer = state.deadline_ns().map(|deadline| time::set_timer(deadline, TimerAction::Call(this)));
+            core::mem::replace(&mut state.timer, timer)
         };
-        let old = core::mem::replace(&mut self.state.lock().timer, timer);
         drop(old);
     }
 
@@ -224,10 +224,12 @@ impl FileOps for TimerFd {
     }
 
     fn released(&self, _file: &OpenFile) {
+        // First who could arm it again.
+        let registration = self.follows_wall_clock.lock().take();
+        drop(registration);
         // The running timer refers to this object.
         let timer = self.state.lock().timer.take();
-        let registration = self.follows_wall_clock.lock().take();
-        drop((timer, registration));
+        drop(timer);
     }
 
     fn metadata(&self) -> Option<Metadata> {

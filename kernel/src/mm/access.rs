@@ -1,10 +1,7 @@
 //! An address space as others see it: the kernel, other processes and /proc. It need not be the active one.
 
-use alloc::vec::Vec;
-use core::ops::Range;
-
 use abi::{Errno, Result};
-use hal::{FaultAccess, PAGE_SIZE, PhysAddr, UserAddr};
+use hal::{Arch as _, FaultAccess, PAGE_SIZE, PhysAddr, UserAddr};
 use klib::page_table::PageFlags;
 
 use super::{
@@ -12,8 +9,9 @@ use super::{
     fault::FaultOutcome,
     frames::FrameRef,
     kernel_space::Tables,
-    mapping::{Mapping, MappingInfo, Source},
+    mapping::{MappingInfo, Source},
 };
+use crate::arch::Arch;
 
 impl AddressSpace {
     /// Makes the page at `address` accessible and calls `with` its frame and the offset in it. For futex words, the
@@ -77,11 +75,18 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// All mappings, ascending.
-    pub fn mappings(&self) -> Vec<MappingInfo> {
-        let mappings: Vec<(Range<u64>, Mapping)> =
-            self.inner.lock().map.iter().map(|(range, mapping)| (range, mapping.clone())).collect();
-        mappings.into_iter().map(|(range, mapping)| MappingInfo::new(range, &mapping)).collect()
+    /// All mappings, ascending, each as it is when it is come to: what a file is called is found out without the lock.
+    pub fn mappings(&self) -> impl Iterator<Item = MappingInfo> {
+        let mut from = 0;
+        core::iter::from_fn(move || {
+            let (range, mapping) = {
+                let inner = self.inner.lock();
+                let next = inner.map.iter_range(from..Arch::USER_END).next();
+                next.map(|(range, mapping)| (range, mapping.clone()))?
+            };
+            from = range.end;
+            Some(MappingInfo::new(range, &mapping))
+        })
     }
 
     /// Identifies the object behind a shared mapping and the byte offset in it, for shared futexes; `None` for
@@ -97,18 +102,31 @@ impl AddressSpace {
         }
     }
 
-    /// mincore(2): one byte a page, 1 where present. ENOMEM where something is not mapped.
-    pub fn residency(&self, range: Range<u64>) -> Result<Vec<u8>> {
+    /// mincore(2): one byte a page from `start` on, 1 where present. ENOMEM where something is not mapped.
+    pub fn residency(&self, start: u64, pages: &mut [u8]) -> Result<()> {
+        let range = start..start + (pages.len() * PAGE_SIZE) as u64;
         let inner = self.inner.lock();
         if !inner.map.covered(range.clone()) {
             return Err(Errno::ENOMEM);
         }
-        Ok(range.step_by(PAGE_SIZE).map(|page| inner.table.lookup(&Tables, page).is_some().into()).collect())
+        pages.fill(0);
+        inner.table.visit(&Tables, range, |at, _, _| {
+            if let Some(page) = pages.get_mut((at - start) as usize / PAGE_SIZE) {
+                *page = 1;
+            }
+        });
+        Ok(())
     }
 
     /// Pages present.
     pub fn resident_pages(&self) -> u64 {
         self.inner.lock().resident
+    }
+
+    /// Pages that would come back if it went: those present, and its page tables.
+    pub fn held_pages(&self) -> u64 {
+        let inner = self.inner.lock();
+        inner.resident + inner.table.tables(&Tables) as u64
     }
 
     /// The most pages that were present at once.

@@ -1,6 +1,7 @@
 //! A program's address space: its mappings and page table, and mmap(2) and its relatives on them.
 
 use alloc::{
+    collections::BTreeMap,
     sync::{Arc, Weak},
     vec::Vec,
 };
@@ -29,6 +30,7 @@ use super::{
 use crate::{
     arch::{Arch, PageFormat},
     sync::{IrqLock, PlainGuard, PlainLock},
+    task::scheduler,
 };
 
 /// The lowest address a mapping may have (vm.mmap_min_addr): NULL and its neighbours always fault.
@@ -88,8 +90,24 @@ static NUMBERS: IrqLock<Option<Numbers<MAX_CPUS>>> = IrqLock::new(None);
 #[derive(Default)]
 struct Removed {
     #[allow(dead_code, reason = "held only to be dropped later")]
-    mappings: Vec<(Range<u64>, Mapping)>,
+    mappings: RangeMap<Mapping>,
     frames: Vec<FrameRef>,
+    /// What a move left behind: the mapping where it was, and the frames that have no place where it is.
+    #[allow(dead_code, reason = "held only to be dropped later")]
+    moved: RangeMap<Mapping>,
+    #[allow(dead_code, reason = "held only to be dropped later")]
+    cut_off: Vec<FrameRef>,
+}
+
+/// How mremap(2) may move a mapping.
+#[derive(Clone, Copy, Debug)]
+pub struct Move {
+    /// MREMAP_MAYMOVE.
+    pub allowed: bool,
+    /// MREMAP_DONTUNMAP: the pages move, and the old mapping stays, without them. Of the same length.
+    pub keeps_mapping: bool,
+    /// MREMAP_FIXED: where to.
+    pub to: Option<u64>,
 }
 
 /// Arguments of a new mapping.
@@ -258,7 +276,7 @@ impl AddressSpace {
     fn take_out(&self, inner: &mut Inner, range: Range<u64>) -> Removed {
         let mappings = inner.map.remove(range.clone());
         let frames = if mappings.is_empty() { Vec::new() } else { self.take_pages(inner, range) };
-        Removed { mappings, frames }
+        Removed { mappings, frames, ..Removed::default() }
     }
 
     /// Removes the pages of a range, leaving mappings.
@@ -409,6 +427,7 @@ impl AddressSpace {
     /// left, EINVAL where the access is not allowed, EFAULT behind the end of a file.
     pub fn populate(&self, range: Range<u64>, access: FaultAccess) -> Result<()> {
         for page in range.step_by(PAGE_SIZE) {
+            scheduler::give_way();
             let present = {
                 let inner = self.inner.lock();
                 let wanted = if access == FaultAccess::Write { PageFlags::WRITE } else { PageFlags::READ };
@@ -501,8 +520,9 @@ impl AddressSpace {
         result
     }
 
-    /// mremap(2) without MREMAP_FIXED (`target` None) or with it.
-    pub fn remap(&self, old: Range<u64>, new_len: u64, may_move: bool, target: Option<u64>) -> Result<u64> {
+    /// mremap(2). An empty `old` stands for a second mapping of the shared memory that is there.
+    pub fn remap(&self, old: Range<u64>, new_len: u64, moving: Move) -> Result<u64> {
+        let Move { allowed: may_move, keeps_mapping, to: target } = moving;
         let new_len = page_up(new_len).filter(|len| *len > 0).ok_or(Errno::EINVAL)?;
         let old_len = old.end - old.start;
         let limits = Limits::current();
@@ -516,18 +536,24 @@ impl AddressSpace {
                 }
                 mapping.skip_to(&range, old.start)
             };
-            if new_len > old_len {
-                let growth = new_len - old_len;
-                if mapping.locked {
+            let is_kernels = matches!(mapping.purpose, Purpose::Vdso | Purpose::ClockData);
+            if old.is_empty() && !mapping.shared || keeps_mapping && is_kernels {
+                return Err(Errno::EINVAL);
+            }
+            if new_len > old_len || keeps_mapping {
+                let growth = if keeps_mapping { new_len } else { new_len - old_len };
+                if mapping.locked && !keeps_mapping {
                     inner.check_locked(&limits, growth)?;
                 }
                 inner.check_growth(&limits, growth, mapping.is_data(), 0..0)?;
             }
             let mut frames = Removed::default();
-            if target.is_none() && new_len <= old_len {
+            if target.is_none() && new_len <= old_len && !keeps_mapping {
                 frames = self.take_out(&mut inner, old.start + new_len..old.end);
                 (old.start, frames)
             } else if target.is_none()
+                && !keeps_mapping
+                && !old.is_empty()
                 && old.start.checked_add(new_len).is_some_and(|end| end <= inner.top)
                 && inner.map.is_free(old.end..old.start + new_len)
             {
@@ -545,29 +571,24 @@ impl AddressSpace {
                         if address < end && address < old.end && old.start < end {
                             return Err(Errno::EINVAL);
                         }
-                        frames = self.take_out(&mut inner, address..end);
                         address
                     }
                     None => inner.place(0, new_len)?,
                 };
-                inner.map.insert(address..address + new_len, mapping).map_err(|_| Errno::ENOMEM)?;
-                frames.mappings.extend(inner.map.remove(old.clone()));
-                let mut pages = Vec::new();
-                let removed = inner.table.unmap(&mut Tables, old.clone(), false, |at, _, leaf| pages.push((at, leaf)));
-                debug_assert!(removed.is_ok(), "user pages are 4 KiB");
-                self.flush_range(&old);
-                for (at, leaf) in pages {
-                    let offset = at - old.start;
-                    let moved = offset < new_len
-                        && inner.table.map_page(&mut Tables, address + offset, leaf.pa, leaf.flags).is_ok();
-                    if !moved {
-                        inner.peak = inner.peak.max(inner.resident);
-                        inner.resident -= 1;
-                        // SAFETY: the reference the removed entry held.
-                        frames.frames.push(unsafe { FrameRef::from_raw(PhysAddr::new(leaf.pa)) });
-                    }
+                let kept = old.start..old.start + old_len.min(new_len);
+                // Before anything changes: a page that finds no table would be lost.
+                inner.reserve_tables(kept.clone(), address)?;
+                if target.is_some() {
+                    frames = self.take_out(&mut inner, address..address + new_len);
                 }
-                Arch::page_table_written();
+                frames.cut_off = self.take_out(&mut inner, kept.end..old.end).frames;
+                inner.map.insert(address..address + new_len, mapping).map_err(|_| Errno::ENOMEM)?;
+                if keeps_mapping {
+                    inner.map.update(kept.clone(), |mapping| mapping.locked = false);
+                } else {
+                    frames.moved = inner.map.remove(kept.clone());
+                }
+                self.move_pages(&inner, kept, address);
                 (address, frames)
             } else {
                 return Err(Errno::ENOMEM);
@@ -577,28 +598,39 @@ impl AddressSpace {
         Ok(address)
     }
 
+    /// Moves the pages of a range to `address`, where their tables are and nothing is mapped.
+    fn move_pages(&self, inner: &Inner, old: Range<u64>, address: u64) {
+        let table = &inner.table;
+        let result = table.unmap(&mut Tables, old.clone(), false, |at, _, leaf| {
+            let moved = table.map_page(&mut Tables, address + (at - old.start), leaf.pa, leaf.flags);
+            debug_assert!(moved.is_ok(), "its table is reserved");
+        });
+        debug_assert!(result.is_ok(), "user pages are 4 KiB");
+        self.flush_range(&old);
+    }
+
     /// Makes `child` known to every object that is mapped here, which it must be before pages are copied (see
     /// [`Mappers`]), and locks this address space.
     fn lock_with_child_joined(&self, child: &Self) -> PlainGuard<'_, Inner> {
-        let mut joined: Vec<Source> = Vec::new();
+        // By address, which is nobody else's as long as the source is here.
+        let mut joined: BTreeMap<usize, Source> = BTreeMap::new();
         loop {
             let inner = self.inner.lock();
-            let is_new = |source: &&Source| {
-                let same = |other: &Source| match (source.mappers(), other.mappers()) {
-                    (Some(one), Some(other)) => core::ptr::eq(one, other),
-                    _ => false,
-                };
-                source.mappers().is_some() && !joined.iter().any(same)
-            };
-            let new: Vec<Source> =
-                inner.map.iter().map(|(_, mapping)| &mapping.source).filter(is_new).cloned().collect();
+            let mut new: BTreeMap<usize, Source> = BTreeMap::new();
+            for (_, mapping) in inner.map.iter() {
+                if let Some(address) = mapping.source.mappers().map(|mappers| core::ptr::from_ref(mappers).addr())
+                    && !joined.contains_key(&address)
+                {
+                    new.entry(address).or_insert_with(|| mapping.source.clone());
+                }
+            }
             if new.is_empty() {
                 return inner;
             }
             // An object's list is locked before any address space, so this starts over.
             drop(inner);
-            new.iter().filter_map(Source::mappers).for_each(|mappers| mappers.join(&child.this));
-            joined.extend(new);
+            new.values().filter_map(Source::mappers).for_each(|mappers| mappers.join(&child.this));
+            joined.append(&mut new);
         }
     }
 
@@ -662,6 +694,25 @@ impl Inner {
             return Ok(hint);
         }
         self.map.find_gap_below(len, PAGE_SIZE as u64, LOWEST_ADDRESS..self.top).ok_or(Errno::ENOMEM)
+    }
+
+    /// Makes the tables that the pages of a range need at `address`. ENOMEM.
+    fn reserve_tables(&self, range: Range<u64>, address: u64) -> Result<()> {
+        /// Bytes that one table of pages maps.
+        const TABLE: u64 = 2 << 20;
+        let (mut result, mut last) = (Ok(()), None);
+        self.table.visit(&Tables, range.clone(), |at, _, _| {
+            let to = address + (at - range.start);
+            if result.is_err() || last == Some(to / TABLE) {
+                return;
+            }
+            last = Some(to / TABLE);
+            let made = self.table.fill_pages(&mut Tables, to..to + PAGE_SIZE as u64, |_| None);
+            if made.is_err() || super::frames::is_short() {
+                result = Err(Errno::ENOMEM);
+            }
+        });
+        result
     }
 
     /// Takes present pages out of the program's reach without losing them (PROT_NONE).

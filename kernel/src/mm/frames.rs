@@ -141,21 +141,22 @@ pub fn make_executable(address: PhysAddr) {
     let index = address.get().wrapping_sub(frames.base) >> PAGE_SHIFT;
     let Some(word) = frames.executable.get(index as usize / 32) else { return };
     let bit = 1 << (index % 32);
-    if word.load(Ordering::Relaxed) & bit == 0 {
+    if word.load(Ordering::Acquire) & bit == 0 {
         let start = linear(address).addr();
         Arch::sync_instructions(start..start + PAGE_SIZE);
         word.fetch_or(bit, Ordering::Relaxed);
     }
 }
 
-/// The kernel wrote to the frame: instruction fetches may see what was there before.
+/// The kernel wrote to the frame: instruction fetches may see what was there before. To be said after the write: whoever
+/// maps the frame for execution meanwhile may have made visible what was there by then.
 fn content_changed(address: PhysAddr) {
     let Some(frames) = FRAMES.get() else { return };
     let index = address.get().wrapping_sub(frames.base) >> PAGE_SHIFT;
     if let Some(word) = frames.executable.get(index as usize / 32)
         && word.load(Ordering::Relaxed) & 1 << (index % 32) != 0
     {
-        word.fetch_and(!(1 << (index % 32)), Ordering::Relaxed);
+        word.fetch_and(!(1 << (index % 32)), Ordering::Release);
     }
 }
 
@@ -202,10 +203,9 @@ impl FrameRef {
         self.0
     }
 
-    /// The page's bytes, to be written: instruction fetches are made to see them when the page is next mapped.
-    pub fn bytes_mut(&self) -> *mut u8 {
+    /// Says that the page's bytes were written to: instruction fetches are made to see them when it is next mapped.
+    pub fn written(&self) {
         content_changed(self.0);
-        linear(self.0)
     }
 
     /// The page's bytes. Programs and other CPUs may change them at any time.
@@ -222,10 +222,10 @@ impl FrameRef {
 
     /// Copies to the page; what reaches beyond it is left out.
     pub fn write(&self, offset: usize, bytes: &[u8]) {
-        content_changed(self.0);
         let len = bytes.len().min(PAGE_SIZE.saturating_sub(offset));
         // SAFETY: within the page.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.bytes().add(offset.min(PAGE_SIZE)), len) };
+        self.written();
     }
 
     fn metadata(&self) -> Option<&'static Frame> {
@@ -236,6 +236,11 @@ impl FrameRef {
     /// Whether this is the only reference to an allocated frame.
     pub fn is_unique(&self) -> bool {
         self.metadata().is_some_and(|frame| !frame.is_reserved() && frame.ref_count() == 1)
+    }
+
+    /// How many references there are to an allocated frame; `None` for a page of the root image.
+    pub fn references(&self) -> Option<u32> {
+        self.metadata().filter(|frame| !frame.is_reserved()).map(|frame| frame.ref_count())
     }
 
     /// Gives the reference away as an address, to be kept in a page table.

@@ -76,8 +76,8 @@ impl<const LEN: usize> BootMemory<LEN> {
 static BOOT_TABLES: BootMemory<{ 24 * PAGE_SIZE }> = BootMemory::new();
 static BOOT_TABLES_USED: AtomicUsize = AtomicUsize::new(0);
 
-/// The heap's first memory.
-const BOOT_HEAP_LEN: usize = 256 << 10;
+/// The heap's first memory: it holds a list of the tree's memory and reservations, and takes 20 KiB on QEMU's `virt`.
+const BOOT_HEAP_LEN: usize = 64 << 10;
 static BOOT_HEAP: BootMemory<BOOT_HEAP_LEN> = BootMemory::new();
 static HEAP_END: AtomicUsize = AtomicUsize::new(0);
 

@@ -206,6 +206,7 @@ impl AddressSpace {
             if locked {
                 let access = if write { FaultAccess::Write } else { FaultAccess::Read };
                 for page in piece.clone().step_by(PAGE_SIZE) {
+                    scheduler::give_way();
                     self.with_frame(UserAddr::new(page), access, |_, _| ()).map_err(|_| Errno::ENOMEM)?;
                 }
             }

@@ -4,6 +4,7 @@ use alloc::{collections::BTreeMap, string::String, sync::Arc};
 use core::ops::Range;
 
 use abi::{Errno, linux};
+use hal::PhysAddr;
 use klib::{page_table::PageFlags, range_map::RangeValue};
 
 use super::{
@@ -168,6 +169,14 @@ pub struct MappingInfo {
     pub device: u64,
     /// `st_ino` of the file.
     pub inode: u64,
+    /// Whether PROT_WRITE may be granted.
+    pub may_write: bool,
+    /// mlock(2).
+    pub locked: bool,
+    /// What a child of fork(2) gets.
+    pub on_fork: OnFork,
+    /// Grows downwards.
+    pub is_stack: bool,
 }
 
 impl MappingInfo {
@@ -202,6 +211,10 @@ impl MappingInfo {
             name,
             device,
             inode,
+            may_write: mapping.may_write,
+            locked: mapping.locked,
+            on_fork: mapping.on_fork,
+            is_stack: mapping.purpose == Purpose::Stack,
         }
     }
 }
@@ -232,6 +245,9 @@ impl VmObject for SharedMemory {
         let frame = FrameRef::zeroed()?;
         pages.insert(index, frame.clone());
         Ok(frame)
+    }
+    fn holds(&self, index: u64, frame: PhysAddr) -> bool {
+        self.pages.lock().get(&index).is_some_and(|own| own.phys() == frame)
     }
     fn grant_writes(self: Arc<Self>) -> Result<WriteGrant, Errno> {
         Ok(WriteGrant::new(self))

@@ -14,6 +14,7 @@ pub mod limits;
 pub mod mapping;
 pub mod object;
 pub mod stack;
+pub mod survey;
 pub mod user;
 
 pub use hal::PAGE_SIZE;

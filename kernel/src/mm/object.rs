@@ -23,6 +23,13 @@ pub trait VmObject: Send + Sync {
     /// ENXIO, which the fault handler turns into SIGBUS; ENOMEM when no memory is left. Must not block.
     fn page(&self, index: u64) -> Result<FrameRef, Errno>;
 
+    /// Whether the page with this number is there and in this frame. An object that makes a copy for every mapping has
+    /// none.
+    fn holds(&self, index: u64, frame: PhysAddr) -> bool {
+        let _ = (index, frame);
+        false
+    }
+
     /// Claims the right to make a shared mapping that may be written to; it is kept with the mapping. EPERM where the
     /// object does not allow any.
     fn grant_writes(self: Arc<Self>) -> Result<WriteGrant, Errno> {

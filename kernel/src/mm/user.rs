@@ -2,7 +2,8 @@
 //!
 //! A user address is an allegation. These functions copy with the program's own rights; a page not there yet is
 //! faulted in on the way, anything else is EFAULT. They may not be called with a lock held that the page-fault path
-//! takes.
+//! takes. With an [`IrqLock`](crate::sync::IrqLock) held no page is faulted in: one that is not there is EFAULT, too, and
+//! the caller lets go, copies without the lock, and tries again (`task/futex.rs`).
 
 use alloc::vec::Vec;
 

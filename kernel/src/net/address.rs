@@ -6,7 +6,7 @@
 use alloc::{string::String, vec::Vec};
 use core::{
     fmt,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use abi::{Errno, Result, net};
@@ -132,6 +132,24 @@ impl IpAddress {
             let _ = write!(text, "{:08X}", u32::from_ne_bytes(*word));
         }
         text
+    }
+}
+
+impl From<IpAddr> for IpAddress {
+    fn from(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(ip) => Self::v4(ip.into()),
+            IpAddr::V6(ip) => Self(ip.into()),
+        }
+    }
+}
+
+impl From<IpAddress> for IpAddr {
+    fn from(ip: IpAddress) -> Self {
+        match ip.as_v4() {
+            Some(number) => Self::V4(number.into()),
+            None => Self::V6(ip.0.into()),
+        }
     }
 }
 

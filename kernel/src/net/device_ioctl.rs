@@ -20,7 +20,7 @@ const LIST_POINTER_AT: u64 = 8;
 /// The length of a loopback's queue, as Linux tells it.
 pub const QUEUE_LENGTH: i32 = 1000;
 
-/// The calls that change an interface, which the loopback's state does not allow.
+/// The calls that change an interface. Programs use netlink for that; here only what is so already can be asked for.
 const CHANGES: [u32; 8] = [
     ioctl::SIOCSIFFLAGS,
     ioctl::SIOCSIFADDR,
@@ -88,8 +88,14 @@ fn put(room: &mut [u8], bytes: &[u8]) {
 
 /// The first IPv4 address of an interface. EADDRNOTAVAIL where it has none.
 fn first_v4(found: &Interface) -> Result<(IpAddress, u8)> {
-    let mut addresses = found.addresses.iter().filter(|address| address.ip.is_v4());
-    addresses.next().map(|address| (address.ip, address.prefix)).ok_or(Errno::EADDRNOTAVAIL)
+    let addresses = found.addresses();
+    let first = addresses.iter().find(|address| address.ip.is_ipv4());
+    first.map(|address| (address.ip.into(), address.prefix)).ok_or(Errno::EADDRNOTAVAIL)
+}
+
+/// The netmask of a prefix.
+fn mask(prefix: u8) -> u32 {
+    u32::MAX.checked_shl(32u32.saturating_sub(prefix.into())).unwrap_or(0)
 }
 
 fn sockaddr(ip: IpAddress) -> Vec<u8> {
@@ -98,19 +104,19 @@ fn sockaddr(ip: IpAddress) -> Vec<u8> {
 
 fn answer(command: u32, found: &Interface) -> Result<Vec<u8>> {
     Ok(match command {
-        ioctl::SIOCGIFFLAGS => (found.flags as u16).to_ne_bytes().to_vec(),
+        ioctl::SIOCGIFFLAGS => (found.flags() as u16).to_ne_bytes().to_vec(),
         ioctl::SIOCGIFADDR | ioctl::SIOCGIFDSTADDR => sockaddr(first_v4(found)?.0),
         // A loopback has none.
-        ioctl::SIOCGIFBRDADDR => sockaddr(IpAddress::ANY_V4),
-        ioctl::SIOCGIFNETMASK => {
-            let host_bits = 32u32.saturating_sub(first_v4(found)?.1.into());
-            sockaddr(IpAddress::v4(u32::MAX.checked_shl(host_bits).unwrap_or(0)))
+        ioctl::SIOCGIFBRDADDR if found.is_loopback() => sockaddr(IpAddress::ANY_V4),
+        ioctl::SIOCGIFBRDADDR => {
+            let (ip, prefix) = first_v4(found)?;
+            sockaddr(IpAddress::v4(ip.as_v4().unwrap_or(0) | !mask(prefix)))
         }
-        ioctl::SIOCGIFMTU => (found.mtu as i32).to_ne_bytes().to_vec(),
+        ioctl::SIOCGIFNETMASK => sockaddr(IpAddress::v4(mask(first_v4(found)?.1))),
+        ioctl::SIOCGIFMTU => (found.mtu() as i32).to_ne_bytes().to_vec(),
         ioctl::SIOCGIFINDEX => found.index.to_ne_bytes().to_vec(),
         ioctl::SIOCGIFTXQLEN => QUEUE_LENGTH.to_ne_bytes().to_vec(),
-        // The kind of hardware, and its address: zeroes.
-        ioctl::SIOCGIFHWADDR => found.hardware_type.to_ne_bytes().to_vec(),
+        ioctl::SIOCGIFHWADDR => [&found.hardware_type.to_ne_bytes()[..], &found.mac].concat(),
         // SIOCGIFMETRIC and SIOCGIFMAP: zeroes.
         _ => Vec::new(),
     })
@@ -122,11 +128,11 @@ fn list(argument: UserAddr) -> Result<u64> {
     let at: u64 = user::copy_in(UserAddr::new(argument.get().wrapping_add(LIST_POINTER_AT)))?;
     let mut bytes = Vec::new();
     for found in interface::all() {
-        for address in found.addresses.iter().filter(|address| address.ip.is_v4()) {
+        for address in found.addresses().iter().filter(|address| address.ip.is_ipv4()) {
             let start = bytes.len();
             bytes.extend(found.name.as_bytes());
             bytes.resize(start + NAME_SIZE, 0);
-            bytes.extend(sockaddr(address.ip));
+            bytes.extend(sockaddr(address.ip.into()));
             bytes.resize(start + REQUEST, 0);
         }
     }

@@ -128,8 +128,8 @@ pub struct Context {
     pub raw: bool,
     /// SOCK_STREAM.
     pub stream: bool,
-    /// It is connected.
-    pub connected: bool,
+    /// It is connected, by an interface that takes packets so long; 0: not.
+    pub mtu: u32,
 }
 
 /// The number an option of IP gives: an `int`, or one byte where there is no room for one.
@@ -233,6 +233,17 @@ impl IpOptions {
         if destination.is_v4() { self.tos } else { self.tclass }
     }
 
+    /// Whether what is sent to a group comes back to the machine's own members.
+    pub fn loops(&self, v4: bool) -> bool {
+        if v4 { self.is_on_v4(net::IP_MULTICAST_LOOP) } else { self.is_on_v6(net::IPV6_MULTICAST_LOOP) }
+    }
+
+    /// Whether packets may be cut on their way (IP_MTU_DISCOVER, IPV6_DONTFRAG).
+    pub fn may_fragment(&self, v4: bool) -> bool {
+        const NEVER: [i32; 2] = [net::IP_PMTUDISC_DO as i32, net::IP_PMTUDISC_PROBE as i32];
+        if v4 { !NEVER.contains(&self.discover) } else { !self.is_on_v6(net::IPV6_DONTFRAG) }
+    }
+
     /// The interface that multicast goes by, and the address it is sent from where the program named one.
     pub fn multicast_interface(&self, family_v4: bool) -> (u32, Option<IpAddress>) {
         if family_v4 {
@@ -244,10 +255,10 @@ impl IpOptions {
     }
 
     /// Whether a datagram from `source` to a group is for this socket.
-    pub fn wants_group(&self, group: IpAddress, source: IpAddress) -> bool {
+    pub fn wants_group(&self, group: IpAddress, source: IpAddress, interface: u32) -> bool {
         let otherwise =
             if group.is_v4() { self.is_on_v4(net::IP_MULTICAST_ALL) } else { self.is_on_v6(net::IPV6_MULTICAST_ALL) };
-        self.memberships.wants(group, source).unwrap_or(otherwise)
+        self.memberships.wants(group, source, interface).unwrap_or(otherwise)
     }
 
     /// getsockopt(2) for SOL_IP and SOL_IPV6.
@@ -275,7 +286,7 @@ impl IpOptions {
             net::IP_TOS => i32::from(self.tos),
             net::IP_TTL => self.hop_limit(IpAddress::LOOPBACK_V4),
             net::IP_MTU_DISCOVER => self.discover,
-            net::IP_MTU if context.connected => LOOPBACK.mtu.min(MAX_MTU_V4) as i32,
+            net::IP_MTU if context.mtu != 0 => context.mtu.min(MAX_MTU_V4) as i32,
             net::IP_MTU => return Err(Errno::ENOTCONN),
             net::IP_MULTICAST_TTL => i32::from(self.multicast_ttl),
             net::IP_MULTICAST_IF => return Ok(self.multicast_address.v4_bytes().to_vec()),
@@ -345,6 +356,11 @@ impl IpOptions {
         Ok(())
     }
 
+    /// Switches IP_HDRINCL on.
+    pub fn include_header(&mut self) {
+        self.switch_v4(net::IP_HDRINCL, true);
+    }
+
     fn switch_v4(&mut self, name: u32, on: bool) {
         self.v4 = self.v4 & !(1 << name) | u64::from(on) << name;
     }
@@ -364,6 +380,7 @@ impl IpOptions {
         let index = match index {
             0 if address.is_unspecified() => 0,
             0 if address.is_loopback() => LOOPBACK.index,
+            0 => interface::with_address(address).ok_or(Errno::EADDRNOTAVAIL)?.index,
             index => interface::by_index(index).ok_or(Errno::EADDRNOTAVAIL)?.index,
         };
         (self.multicast_interface, self.multicast_address) = (index, address);
@@ -377,13 +394,13 @@ impl IpOptions {
             net::IPV6_MULTICAST_HOPS => self.multicast_hops,
             net::IPV6_MULTICAST_IF => self.multicast_interface_v6 as i32,
             net::IPV6_UNICAST_IF => self.unicast_interface_v6.to_be(),
-            net::IPV6_MTU if context.connected => LOOPBACK.mtu as i32,
+            net::IPV6_MTU if context.mtu != 0 => context.mtu as i32,
             net::IPV6_MTU => return Err(Errno::ENOTCONN),
             net::IPV6_MTU_DISCOVER => self.discover_v6,
             net::IPV6_TCLASS => i32::from(self.tclass),
             net::IPV6_ADDR_PREFERENCES => self.preferences as i32,
             net::IPV6_MINHOPCOUNT => i32::from(self.min_hops),
-            net::IPV6_ADDRFORM if context.protocol == net::IPPROTO_TCP as u32 && !context.connected => {
+            net::IPV6_ADDRFORM if context.protocol == net::IPPROTO_TCP as u32 && context.mtu == 0 => {
                 return Err(Errno::ENOTCONN);
             }
             net::IPV6_ADDRFORM => net::AF_INET6 as i32,
@@ -457,7 +474,7 @@ impl IpOptions {
         let mut parts = Vec::new();
         let (mapped, v6) = (packet.destination.ip.is_v4(), family == net::AF_INET6);
         let number = |number: i32| number.to_ne_bytes().to_vec();
-        let index = LOOPBACK.index.to_ne_bytes();
+        let index = packet.interface.to_ne_bytes();
         if v6 {
             if self.is_on_v6(net::IPV6_RECVPKTINFO) {
                 let bytes = [&packet.destination.ip.v6_bytes()[..], &index].concat();
@@ -502,6 +519,8 @@ pub struct Arrival {
     pub destination: SocketAddress,
     /// The machine's own address on the interface it came by.
     pub local: IpAddress,
+    /// The number of that interface.
+    pub interface: u32,
     /// IP_TTL or hop limit.
     pub hop_limit: i32,
     /// IP_TOS or traffic class.

@@ -5,12 +5,12 @@
 //! does: bytes go from one socket's queue straight to the other's, without packets, checksums, acknowledgements or
 //! timers ([`tcp`]'s link, [`udp`]'s delivery).
 //!
-//! A wire joins in three places. [`interface`] says which addresses are the machine's and where a destination leads;
-//! today all of them lead to `lo`, others are ENETUNREACH. A connection ([`tcp`]) has its transport in one value, a
-//! link and the side of it; a connection over a wire has a socket of the packet stack there instead, answering the same
-//! questions: send, receive, shut down, close, what is ready. A datagram ([`udp`]) that is not for this machine is handed
-//! to the stack after its route is known, and one that came in goes the way of a local one from the table of ports on.
-//! Nothing above these knows the difference. Why: docs/decisions/0013-sockets.md.
+//! What leaves the machine goes by a [`wire`]: an interface with its packet stack (`klib::net`) and the thread that drives
+//! it. [`interface`] says which addresses are the machine's and where a destination leads. A connection ([`tcp`]) has its
+//! transport in one value, a link or a wire, which answer the same questions: send, receive, shut down, close, what is
+//! ready. A datagram ([`udp`]) that is not for this machine is handed to the stack after its route is known, and one that
+//! came in goes the way of a local one from the table of ports on. Nothing above these knows the difference. Why:
+//! docs/decisions/0013-sockets.md and 0014-packet-stack.md.
 
 pub mod address;
 pub mod device_ioctl;
@@ -26,6 +26,7 @@ mod raw;
 mod shared;
 mod tcp;
 mod udp;
+pub mod wire;
 
 use alloc::sync::Arc;
 

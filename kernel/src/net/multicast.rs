@@ -3,15 +3,19 @@
 //! A socket's [`Memberships`] say which groups it joined, on which interface, and from whom it takes datagrams there.
 //! The machine takes a group's datagrams while any socket is a member.
 
-use alloc::{collections::BTreeMap, vec::Vec};
+use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
 
 use abi::{Errno, Result, net};
 
 use super::{
     address::{IpAddress, SocketAddress, family_of},
     interface::{self, LOOPBACK},
+    wire::Ethernet,
 };
-use crate::sync::IrqLock;
+use crate::{
+    sync::IrqLock,
+    task::deferred::{self, Deferred},
+};
 
 /// The most groups of one socket (/proc/sys/net/ipv4/igmp_max_memberships).
 const MAX_GROUPS: usize = 20;
@@ -21,18 +25,19 @@ const MAX_SOURCES: usize = 10;
 const GROUP_AT: usize = 8;
 const SOURCE_AT: usize = GROUP_AT + net::_K_SS_MAXSIZE as usize;
 
-/// How often each group was joined.
-static GROUPS: IrqLock<BTreeMap<IpAddress, usize>> = IrqLock::new(BTreeMap::new());
+/// How often each group was joined on each interface.
+static GROUPS: IrqLock<BTreeMap<(u32, IpAddress), usize>> = IrqLock::new(BTreeMap::new());
 
-/// Whether the machine takes datagrams to a group: a socket is a member, or it is the group of all hosts.
-pub fn is_taken(group: IpAddress) -> bool {
+/// Whether the machine takes datagrams to a group that come by an interface: a socket is a member there, or it is the
+/// group of all hosts.
+pub fn is_taken(group: IpAddress, interface: u32) -> bool {
     /// 224.0.0.1, ff01::1 and ff02::1.
     const ALL_HOSTS: [IpAddress; 3] = [
         IpAddress::v4(0xe000_0001),
         IpAddress::from_v6_bytes([0xff, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
         IpAddress::from_v6_bytes([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
     ];
-    ALL_HOSTS.contains(&group) || GROUPS.lock().contains_key(&group)
+    ALL_HOSTS.contains(&group) || GROUPS.lock().contains_key(&(interface, group))
 }
 
 /// One group.
@@ -61,12 +66,15 @@ fn word<const N: usize>(value: &[u8], at: usize) -> Option<[u8; N]> {
     value.get(at..).and_then(<[u8]>::first_chunk).copied()
 }
 
-/// The interface that an address of it names; `index` where that is not 0. ENODEV.
-fn find_interface(index: u32, address: IpAddress) -> Result<u32> {
+/// The interface that an address of it names, or that leads to the group; `index` where that is not 0. ENODEV.
+fn find_interface(index: u32, address: IpAddress, group: IpAddress) -> Result<u32> {
     match index {
         0 if address.is_loopback() => Ok(LOOPBACK.index),
-        // Without either the route to the group would tell: there is none.
-        0 => Err(Errno::ENODEV),
+        // Without either the route to the group tells.
+        0 if address.is_unspecified() => {
+            interface::route(address, group, 0).map(|route| route.interface.index).map_err(|_| Errno::ENODEV)
+        }
+        0 => interface::with_address(address).map(|found| found.index).ok_or(Errno::ENODEV),
         index => interface::by_index(index).map(|found| found.index).ok_or(Errno::ENODEV),
     }
 }
@@ -88,8 +96,8 @@ impl Memberships {
     }
 
     /// Whether a datagram from `source` to `group` is wanted; `None` where the socket is no member.
-    pub fn wants(&self, group: IpAddress, source: IpAddress) -> Option<bool> {
-        let membership = self.0.iter().find(|membership| membership.group == group)?;
+    pub fn wants(&self, group: IpAddress, source: IpAddress, interface: u32) -> Option<bool> {
+        let membership = self.0.get(self.position(group, interface)?)?;
         Some(membership.sources.contains(&source) == membership.include)
     }
 
@@ -107,7 +115,7 @@ impl Memberships {
         if self.0.len() >= MAX_GROUPS {
             return Err(Errno::ENOBUFS);
         }
-        *GROUPS.lock().entry(group).or_default() += 1;
+        remember(group, interface);
         self.0.push(Membership { group, interface, include, sources: Vec::new() });
         Ok(())
     }
@@ -118,7 +126,8 @@ impl Memberships {
             interface => self.position(group, interface),
         };
         let place = place.ok_or(Errno::EADDRNOTAVAIL)?;
-        forget(self.0.swap_remove(place).group);
+        let gone = self.0.swap_remove(place);
+        forget(gone.group, gone.interface);
         Ok(())
     }
 
@@ -166,10 +175,10 @@ impl Memberships {
                     if !group.is_multicast() {
                         return Err(Errno::EINVAL);
                     }
-                    self.join(group, find_interface(index, address)?, false)?;
+                    self.join(group, find_interface(index, address, group)?, false)?;
                 } else {
                     let named = index != 0 || !address.is_unspecified();
-                    self.leave(group, if named { find_interface(index, address)? } else { 0 })?;
+                    self.leave(group, if named { find_interface(index, address, group)? } else { 0 })?;
                 }
             }
             net::IP_ADD_SOURCE_MEMBERSHIP
@@ -181,7 +190,7 @@ impl Memberships {
                 let (group, address, source) = (field(0)?, field(4)?, field(8)?);
                 let change = SourceChange {
                     group,
-                    interface: find_interface(0, address)?,
+                    interface: find_interface(0, address, group)?,
                     source,
                     include: matches!(name, net::IP_ADD_SOURCE_MEMBERSHIP | net::IP_DROP_SOURCE_MEMBERSHIP),
                     add: matches!(name, net::IP_ADD_SOURCE_MEMBERSHIP | net::IP_BLOCK_SOURCE),
@@ -207,7 +216,7 @@ impl Memberships {
             return Err(Errno::EINVAL);
         }
         if name == net::IPV6_ADD_MEMBERSHIP {
-            self.join(group, find_interface(index, IpAddress::ANY_V6)?, false)?;
+            self.join(group, find_interface(index, IpAddress::ANY_V6, group)?, false)?;
         } else {
             self.leave(group, index)?;
         }
@@ -237,7 +246,7 @@ impl Memberships {
             if name == net::MCAST_LEAVE_GROUP {
                 self.leave(group, index)?;
             } else if group.is_multicast() {
-                self.join(group, find_interface(index, group.any_of_family())?, false)?;
+                self.join(group, find_interface(index, group.any_of_family(), group)?, false)?;
             } else {
                 return Err(Errno::EINVAL);
             }
@@ -245,7 +254,7 @@ impl Memberships {
         }
         self.change_source(SourceChange {
             group,
-            interface: find_interface(index, group.any_of_family())?,
+            interface: find_interface(index, group.any_of_family(), group)?,
             source: stored(value, SOURCE_AT, v6)?,
             include: matches!(name, net::MCAST_JOIN_SOURCE_GROUP | net::MCAST_LEAVE_SOURCE_GROUP),
             add: matches!(name, net::MCAST_JOIN_SOURCE_GROUP | net::MCAST_BLOCK_SOURCE),
@@ -254,21 +263,59 @@ impl Memberships {
     }
 }
 
+/// A change of what the routers on a wire are to be told. It is done when the call that made it ends, without a lock.
+struct Change {
+    ethernet: &'static Ethernet,
+    group: IpAddress,
+    join: bool,
+}
+
+impl Deferred for Change {
+    fn run(&self) {
+        self.ethernet.set_group(self.group, self.join);
+    }
+}
+
+fn tell(group: IpAddress, interface: u32, join: bool) {
+    if let Some(ethernet) = interface::by_index(interface).and_then(interface::Interface::ethernet) {
+        deferred::add(Arc::new(Change { ethernet, group, join }));
+    }
+}
+
+/// One member more.
+fn remember(group: IpAddress, interface: u32) {
+    let first = {
+        let mut groups = GROUPS.lock();
+        let count = groups.entry((interface, group)).or_default();
+        *count += 1;
+        *count == 1
+    };
+    if first {
+        tell(group, interface, true);
+    }
+}
+
 /// One member less.
-fn forget(group: IpAddress) {
-    let mut groups = GROUPS.lock();
-    if let Some(count) = groups.get_mut(&group) {
+fn forget(group: IpAddress, interface: u32) {
+    let last = {
+        let mut groups = GROUPS.lock();
+        let Some(count) = groups.get_mut(&(interface, group)) else { return };
         *count -= 1;
-        if *count == 0 {
-            groups.remove(&group);
+        let last = *count == 0;
+        if last {
+            groups.remove(&(interface, group));
         }
+        last
+    };
+    if last {
+        tell(group, interface, false);
     }
 }
 
 impl Drop for Memberships {
     fn drop(&mut self) {
         for membership in self.0.drain(..) {
-            forget(membership.group);
+            forget(membership.group, membership.interface);
         }
     }
 }

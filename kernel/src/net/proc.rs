@@ -6,17 +6,23 @@ use alloc::{
     sync::Arc,
     vec::Vec,
 };
-use core::fmt::Write as _;
+use core::{fmt::Write as _, net::IpAddr};
 
 use abi::{Errno, Result, net};
+use klib::net::routes::Route;
 
 use super::{
     address::{IpAddress, SocketAddress},
     device_ioctl::QUEUE_LENGTH,
-    interface, memory, ports, shared, tcp, udp,
+    interface, memory,
+    netlink::{SCOPE_HOST, SCOPE_LINK, SCOPE_SITE, address_flags, address_scope},
+    ports, shared, tcp, udp, wire,
 };
 use crate::{
-    fs::virtual_files::{VirtualDirectory, VirtualFs},
+    fs::{
+        self,
+        virtual_files::{VirtualDirectory, VirtualFs},
+    },
     mm::PAGE_SIZE,
     time,
 };
@@ -29,15 +35,15 @@ const TICK_NS: u64 = 10_000_000;
 /// /proc/net.
 pub fn directory(fs: VirtualFs) -> Arc<VirtualDirectory> {
     let directory = VirtualDirectory::new(fs);
-    directory.add_text("arp", || {
-        b"IP address       HW type     Flags       HW address            Mask     Device\n".to_vec()
-    });
+    directory.add_text("arp", arp);
     directory.add_text("dev", devices);
     directory.add_text("if_inet6", addresses_v6);
-    directory.add_text("route", || {
-        let heading = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT";
-        format!("{heading:<127}\n").into_bytes()
-    });
+    directory.add_directory("ipconfig").add_text("ntp_servers", time_servers);
+    directory.add_text("ipv6_route", routes_v6);
+    directory.add_text("netstat", wire::netstat);
+    directory.add_text("pnp", name_servers);
+    directory.add_text("route", routes_v4);
+    directory.add_text("snmp", wire::snmp);
     directory.add_text("sockstat", statistics);
     directory.add_text("tcp", || tcp_sockets(net::AF_INET));
     directory.add_text("tcp6", || tcp_sockets(net::AF_INET6));
@@ -55,23 +61,23 @@ fn devices() -> Vec<u8> {
         "bytes    packets errs drop fifo colls carrier compressed\n",
     ));
     for found in interface::all() {
-        let traffic = found.traffic();
+        let interface::Traffic { received, sent } = found.traffic();
         let _ = writeln!(
             text,
             "{:>6}: {:>7} {:>7} {:>4} {:>4} {:>4} {:>5} {:>10} {:>9} {:>8} {:>7} {:>4} {:>4} {:>4} {:>5} {:>7} {:>10}",
             found.name,
-            traffic.bytes,
-            traffic.packets,
-            0,
-            traffic.dropped,
-            0,
-            0,
+            received.bytes,
+            received.packets,
+            received.errors,
+            received.dropped,
             0,
             0,
-            traffic.bytes,
-            traffic.packets,
             0,
             0,
+            sent.bytes,
+            sent.packets,
+            sent.errors,
+            sent.dropped,
             0,
             0,
             0,
@@ -81,18 +87,136 @@ fn devices() -> Vec<u8> {
     text.into_bytes()
 }
 
+/// Sixteen bytes as /proc/net writes them.
+fn hex_v6(ip: IpAddr) -> String {
+    let mut text = String::new();
+    for byte in IpAddress::from(ip).v6_bytes() {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
 fn addresses_v6() -> Vec<u8> {
-    /// IPV6_ADDR_LOOPBACK of the kernel's kinds, and IFA_F_PERMANENT.
+    /// IPV6_ADDR_LOOPBACK, IPV6_ADDR_LINKLOCAL and IPV6_ADDR_SITELOCAL of the kernel's kinds; 0 is global.
     const LOOPBACK: u8 = 0x10;
-    const PERMANENT: u8 = 0x80;
+    const LINK_LOCAL: u8 = 0x20;
+    const SITE_LOCAL: u8 = 0x40;
     let mut text = String::new();
     for found in interface::all() {
-        for own in found.addresses.iter().filter(|own| !own.ip.is_v4()) {
-            for byte in own.ip.v6_bytes() {
-                let _ = write!(text, "{byte:02x}");
-            }
-            let (index, prefix, name) = (found.index, own.prefix, found.name);
-            let _ = writeln!(text, " {index:02x} {prefix:02x} {LOOPBACK:02x} {PERMANENT:02x} {name:>8}");
+        for own in found.addresses().iter().filter(|own| own.ip.is_ipv6()) {
+            let scope = match address_scope(own) {
+                SCOPE_HOST => LOOPBACK,
+                SCOPE_LINK => LINK_LOCAL,
+                SCOPE_SITE => SITE_LOCAL,
+                _ => 0,
+            };
+            let (index, prefix, name, flags) = (found.index, own.prefix, found.name, address_flags(own) as u8);
+            let _ = writeln!(text, "{} {index:02x} {prefix:02x} {scope:02x} {flags:02x} {name:>8}", hex_v6(own.ip));
+        }
+    }
+    text.into_bytes()
+}
+
+fn arp() -> Vec<u8> {
+    /// ATF_COM: the address is known.
+    const COMPLETE: u8 = 2;
+    let mut text = String::from("IP address       HW type     Flags       HW address            Mask     Device\n");
+    for found in interface::ethernets() {
+        let neighbours = found.ethernet().map_or_else(Vec::new, |ethernet| ethernet.neighbours());
+        for neighbour in neighbours.iter().filter(|neighbour| neighbour.ip.is_ipv4()) {
+            let flags = if neighbour.mac.is_some() { COMPLETE } else { 0 };
+            let mac = hardware_address(neighbour.mac.unwrap_or([0; 6]));
+            let (ip, name) = (neighbour.ip.to_string(), found.name);
+            let _ = writeln!(text, "{ip:<16} 0x{:<10x}0x{flags:<10x}{mac}     *        {name}", found.hardware_type);
+        }
+    }
+    text.into_bytes()
+}
+
+fn hardware_address(mac: [u8; 6]) -> String {
+    let [a, b, c, d, e, f] = mac;
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
+/// RTF_UP, RTF_GATEWAY, RTF_HOST of a route.
+fn route_flags(route: &Route) -> u32 {
+    let whole = if route.destination.is_ipv4() { 32 } else { 128 };
+    1 | if route.gateway.is_some() { 2 } else { 0 } | if route.prefix == whole { 4 } else { 0 }
+}
+
+fn routes_v4() -> Vec<u8> {
+    let heading = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT";
+    let mut text = format!("{heading:<127}\n");
+    // As a number of this machine whose bytes in memory are the address.
+    let number = |ip: IpAddr| u32::from_ne_bytes(IpAddress::from(ip).v4_bytes());
+    for found in interface::ethernets() {
+        let mut routes = found.routes();
+        routes.retain(|route| route.destination.is_ipv4());
+        routes.sort_by_key(|route| route.prefix);
+        for route in &routes {
+            let mask = u32::MAX.checked_shl(32u32.saturating_sub(route.prefix.into())).unwrap_or(0).to_be();
+            let line = format!(
+                "{}\t{:08X}\t{:08X}\t{:04X}\t0\t0\t{}\t{mask:08X}\t0\t0\t0",
+                found.name,
+                number(route.destination),
+                route.gateway.map_or(0, number),
+                route_flags(route),
+                route.metric
+            );
+            let _ = writeln!(text, "{line:<127}");
+        }
+    }
+    text.into_bytes()
+}
+
+fn routes_v6() -> Vec<u8> {
+    const NOBODY: IpAddr = IpAddr::V6(core::net::Ipv6Addr::UNSPECIFIED);
+    /// RTF_LOCAL.
+    const LOCAL: u32 = 0x8000_0000;
+    let mut text = String::new();
+    let mut line = |destination: IpAddr, prefix: u8, gateway: IpAddr, metric: u32, flags: u32, name: &str| {
+        let (destination, gateway, nobody) = (hex_v6(destination), hex_v6(gateway), hex_v6(NOBODY));
+        let _ = writeln!(
+            text,
+            "{destination} {prefix:02x} {nobody} 00 {gateway} {metric:08x} 00000001 00000000 {flags:08x} {name:>8}"
+        );
+    };
+    for found in interface::ethernets() {
+        for route in found.routes().iter().filter(|route| route.destination.is_ipv6()) {
+            let gateway = route.gateway.unwrap_or(NOBODY);
+            line(route.destination, route.prefix, gateway, route.metric, route_flags(route), found.name);
+        }
+    }
+    for found in interface::all() {
+        for own in found.addresses().iter().filter(|own| own.ip.is_ipv6()) {
+            line(own.ip, 128, NOBODY, 0, LOCAL | 1, found.name);
+        }
+    }
+    text.into_bytes()
+}
+
+/// The time servers that DHCP told of, one a line.
+fn time_servers() -> Vec<u8> {
+    let mut text = String::new();
+    for server in interface::ethernets().flat_map(interface::Interface::time_servers) {
+        let _ = writeln!(text, "{server}");
+    }
+    text.into_bytes()
+}
+
+/// What resolv.conf(5) should say (Linux's Documentation/admin-guide/nfs/nfsroot.rst).
+fn name_servers() -> Vec<u8> {
+    let mut text = String::new();
+    for found in interface::ethernets() {
+        let (servers, domain) = found.resolver();
+        if !domain.is_empty() {
+            let _ = writeln!(text, "search {domain}");
+        }
+        for server in servers {
+            // One that is on a wire needs its name.
+            let scope = if IpAddress::from(server).is_link_local() { found.name } else { "" };
+            let separator = if scope.is_empty() { "" } else { "%" };
+            let _ = writeln!(text, "nameserver {server}{separator}{scope}");
         }
     }
     text.into_bytes()
@@ -256,7 +380,7 @@ pub fn add_settings(directory: &VirtualDirectory) {
     }
     let v6 = directory.add_directory("ipv6");
     line(&v6, "bindv6only", &0);
-    for name in ["all", "default", "lo"] {
+    for name in ["all", "default"].into_iter().chain(interface::all().map(|found| found.name)) {
         line(&v6.add_directory("conf").add_directory(name), "disable_ipv6", &0);
     }
     line(&directory.add_directory("unix"), "max_dgram_qlen", &10);
@@ -269,43 +393,59 @@ fn numbers<const N: usize>(bytes: &[u8]) -> Result<[u32; N]> {
     all.and_then(|all| all.try_into().ok()).ok_or(Errno::EINVAL)
 }
 
-/// /sys/class/net.
+/// /sys/class/net. The interfaces are made after it, so they are added when they are.
 pub fn add_to_sysfs(class: &VirtualDirectory) {
-    let network = class.add_directory("net");
-    for found in interface::all() {
-        let directory = network.add_directory(found.name);
-        let add = |name: &str, text: String| {
-            let text = format!("{text}\n").into_bytes();
-            directory.add_text(name, move || text.clone());
-        };
-        add("address", String::from("00:00:00:00:00:00"));
-        add("addr_len", String::from("6"));
-        add("broadcast", String::from("00:00:00:00:00:00"));
-        add("carrier", String::from("1"));
-        add("dev_id", String::from("0x0"));
-        add("flags", format!("{:#x}", found.flags & !(net::net_device_flags::IFF_RUNNING as u32)));
-        add("ifindex", found.index.to_string());
-        add("iflink", found.index.to_string());
-        add("mtu", found.mtu.to_string());
-        add("operstate", String::from("unknown"));
-        add("tx_queue_len", QUEUE_LENGTH.to_string());
-        add("type", found.hardware_type.to_string());
-        let statistics = directory.add_directory("statistics");
-        for (name, pick) in STATISTICS {
-            statistics.add_text(name, move || format!("{}\n", pick(&found.traffic())).into_bytes());
-        }
+    add_interface_to(&class.add_directory("net"), &interface::LOOPBACK);
+}
+
+/// Shows an interface in /sys/class/net and /proc/sys/net.
+pub fn add_interface(found: &'static interface::Interface) {
+    add_interface_to(&fs::sysfs::directory().add_directory("class").add_directory("net"), found);
+}
+
+fn add_interface_to(network: &VirtualDirectory, found: &'static interface::Interface) {
+    let directory = network.add_directory(found.name);
+    let add = |name: &str, text: String| {
+        let text = format!("{text}\n").into_bytes();
+        directory.add_text(name, move || text.clone());
+    };
+    let broadcast = if found.is_loopback() { [0; 6] } else { [0xff; 6] };
+    add("address", hardware_address(found.mac));
+    add("addr_len", String::from("6"));
+    add("broadcast", hardware_address(broadcast));
+    add("dev_id", String::from("0x0"));
+    add("ifindex", found.index.to_string());
+    add("iflink", found.index.to_string());
+    add("tx_queue_len", QUEUE_LENGTH.to_string());
+    add("type", found.hardware_type.to_string());
+    directory.add_text("carrier", move || format!("{}\n", u8::from(found.has_link())).into_bytes());
+    directory.add_text("mtu", move || format!("{}\n", found.mtu()).into_bytes());
+    directory.add_text("flags", move || {
+        format!("{:#x}\n", found.flags() & !(net::net_device_flags::IFF_RUNNING as u32)).into_bytes()
+    });
+    directory.add_text("operstate", move || match (found.is_loopback(), found.has_link()) {
+        (true, _) => b"unknown\n".to_vec(),
+        (false, true) => b"up\n".to_vec(),
+        (false, false) => b"down\n".to_vec(),
+    });
+    let statistics = directory.add_directory("statistics");
+    for (name, pick) in STATISTICS {
+        statistics.add_text(name, move || format!("{}\n", pick(&found.traffic())).into_bytes());
     }
 }
 
 type Pick = fn(&interface::Traffic) -> u64;
 
 /// The counts of /sys/class/net/NAME/statistics that can be other than 0.
-const STATISTICS: [(&str, Pick); 5] = [
-    ("rx_bytes", |traffic| traffic.bytes),
-    ("rx_packets", |traffic| traffic.packets),
-    ("rx_dropped", |traffic| traffic.dropped),
-    ("tx_bytes", |traffic| traffic.bytes),
-    ("tx_packets", |traffic| traffic.packets),
+const STATISTICS: [(&str, Pick); 8] = [
+    ("rx_bytes", |traffic| traffic.received.bytes),
+    ("rx_packets", |traffic| traffic.received.packets),
+    ("rx_errors", |traffic| traffic.received.errors),
+    ("rx_dropped", |traffic| traffic.received.dropped),
+    ("tx_bytes", |traffic| traffic.sent.bytes),
+    ("tx_packets", |traffic| traffic.sent.packets),
+    ("tx_errors", |traffic| traffic.sent.errors),
+    ("tx_dropped", |traffic| traffic.sent.dropped),
 ];
 
 const _: () = assert!(TICK_NS * 100 == time::SECOND);

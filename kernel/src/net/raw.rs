@@ -1,7 +1,8 @@
-//! Raw sockets (raw(7), icmp(7)) within the machine, and the machine's answers to echo requests.
+//! Raw sockets (raw(7), icmp(7)), and the machine's answers to its own echo requests.
 //!
 //! A packet goes to every raw socket of its protocol that its addresses fit. On an IPv4 socket it has its header before
-//! it. An echo request for one of the machine's addresses is answered by the kernel; the answer goes the same way.
+//! it. An echo request of the machine to itself is answered here, the answer goes the same way; those that come by a wire
+//! are answered by its stack.
 
 use alloc::{
     sync::{Arc, Weak},
@@ -10,15 +11,17 @@ use alloc::{
 
 use abi::{Errno, Result, ioctl, linux, net};
 use hal::UserAddr;
+use klib::net::stack::NotSent;
 
 use super::{
     address::{IpAddress, SocketAddress, family_of},
     inbox::{Datagram, Inbox},
-    interface::{self, Kind, LOOPBACK},
+    interface::{self, Interface, Kind, LOOPBACK},
     ip_options::{Arrival, Context},
     shared::{DEFAULT_BUFFER, Shared},
     tcp::address_to_bind,
     udp,
+    wire::Ethernet,
 };
 use crate::{
     fs::{
@@ -130,29 +133,41 @@ impl Packet {
     /// Hands it to every socket it fits, and answers it where it asks for that.
     fn deliver(self) {
         LOOPBACK.count(self.bytes.len());
+        let bytes = if self.destination.is_v4() { self.with_header() } else { self.bytes.clone() };
+        self.spread(bytes, &LOOPBACK);
+        if let Some(answer) = self.answer() {
+            answer.deliver();
+        }
+    }
+
+    /// Hands it, as `bytes`, to every socket it fits: whether there was any.
+    fn spread(&self, bytes: Vec<u8>, interface: &'static Interface) -> bool {
         let v4 = self.destination.is_v4();
         let family = if v4 { net::AF_INET } else { net::AF_INET6 };
-        let bytes = Arc::new(if v4 { self.with_header() } else { self.bytes.clone() });
+        let scope = if self.source.is_link_local() { interface.index } else { 0 };
         let datagram = Datagram {
-            bytes,
-            source: SocketAddress::new(self.source, 0),
+            bytes: Arc::new(bytes),
+            source: SocketAddress { scope, ..SocketAddress::new(self.source, 0) },
             arrival: Arrival {
                 destination: SocketAddress::new(self.destination, 0),
-                local: self.destination.loopback_of_family(),
+                local: if interface.is_loopback() { self.destination.loopback_of_family() } else { self.destination },
+                interface: interface.index,
                 hop_limit: self.hop_limit,
                 traffic_class: self.traffic_class,
             },
             time_ns: time::realtime_ns(),
         };
         let sockets: Vec<Arc<Endpoint>> = SOCKETS.lock().iter().filter_map(Weak::upgrade).collect();
+        let mut any = false;
         for socket in sockets {
-            if socket.shared.family == family && socket.wants(&self) {
+            let device = socket.shared.device();
+            let near = device == 0 || device == interface.index;
+            if near && socket.shared.family == family && socket.wants(self) {
                 socket.inbox.deliver(&socket.shared, datagram.clone());
+                any = true;
             }
         }
-        if let Some(answer) = self.answer() {
-            answer.deliver();
-        }
+        any
     }
 
     /// What the machine answers: to an echo request the same bytes, as a reply.
@@ -170,6 +185,48 @@ impl Packet {
         self.hop_limit = i32::from(net::IPDEFTTL as u8);
         seal(&mut self);
         Some(self)
+    }
+}
+
+/// A packet came from a wire: whether a raw socket took it.
+pub fn arrived(interface: &'static Interface, packet: &klib::net::packet::Packet<'_>) -> bool {
+    if SOCKETS.lock().is_empty() {
+        return false;
+    }
+    let own = Packet {
+        protocol: u32::from(packet.protocol),
+        source: packet.source.into(),
+        destination: packet.destination.into(),
+        hop_limit: i32::from(packet.hop_limit),
+        traffic_class: packet.traffic_class,
+        bytes: packet.payload().to_vec(),
+    };
+    let bytes = if packet.source.is_ipv4() { packet.bytes.to_vec() } else { own.bytes.clone() };
+    own.spread(bytes, interface)
+}
+
+impl Packet {
+    /// Sends it over a wire.
+    fn send_outside(&self, ethernet: &'static Ethernet, may_fragment: bool, patience: Patience) -> Result<()> {
+        let head = klib::net::packet::Outgoing {
+            source: self.source.into(),
+            destination: self.destination.into(),
+            protocol: self.protocol as u8,
+            hop_limit: u8::try_from(self.hop_limit).unwrap_or(u8::MAX),
+            traffic_class: self.traffic_class,
+            may_fragment,
+        };
+        loop {
+            match ethernet.send(&head, &self.bytes) {
+                Ok(()) => return Ok(()),
+                Err(NotSent::NoRoute) => return Err(Errno::ENETUNREACH),
+                Err(NotSent::Unreachable) => return Err(Errno::EHOSTUNREACH),
+                Err(NotSent::TooLong) => return Err(Errno::EMSGSIZE),
+                Err(NotSent::NoRoom) => {
+                    patience.wait(&[ethernet.room()], || ethernet.has_room().then_some(()))?;
+                }
+            }
+        }
     }
 }
 
@@ -249,7 +306,13 @@ impl Endpoint {
         if protocol == ICMPV6 {
             seal(&mut packet);
         }
-        packet.deliver();
+        match route.interface.ethernet() {
+            None => packet.deliver(),
+            Some(ethernet) => {
+                let may_fragment = self.shared.ip.lock().may_fragment(destination.is_v4());
+                packet.send_outside(ethernet, may_fragment, message.patience)?;
+            }
+        }
         Ok(len)
     }
 
@@ -259,7 +322,10 @@ impl Endpoint {
             protocol: self.shared.protocol,
             raw: true,
             stream: false,
-            connected: self.state.lock().remote.is_some(),
+            mtu: {
+                let state = self.state.lock();
+                state.remote.map_or(0, |remote| udp::mtu_to(state.local, remote))
+            },
         }
     }
 }
@@ -274,6 +340,10 @@ impl RawSocket {
     pub(super) fn open(family: u32, protocol: u32) -> Result<Arc<dyn SocketOps>> {
         identity::require(linux::CAP_NET_RAW)?;
         let shared = Shared::new(family, protocol, DEFAULT_BUFFER, DEFAULT_BUFFER);
+        if family == net::AF_INET && protocol == net::IPPROTO_RAW as u32 {
+            // Who names no protocol brings the header (raw(7)).
+            shared.ip.lock().include_header();
+        }
         let local = shared.any();
         let state = State { local, keeps_address: false, remote: None, filter: [0; FILTER_WORDS] };
         let endpoint = Arc::new(Endpoint { shared, inbox: Inbox::new(), state: IrqLock::new(state) });

@@ -165,6 +165,7 @@ impl Shared {
                 // Nobody's process, user -1 and group -1 (unix(7) has it for local sockets alone).
                 return Ok([0i32, -1, -1].iter().flat_map(|word| word.to_ne_bytes()).collect());
             }
+            net::SO_PEERPIDFD => return Err(Errno::ENODATA),
             _ => return Err(Errno::ENOPROTOOPT),
         };
         Ok(number.to_ne_bytes().to_vec())

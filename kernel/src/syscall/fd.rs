@@ -36,7 +36,7 @@ pub fn sys_close_range(call: &mut Call<'_>) -> Result<u64> {
         return Err(Errno::EINVAL);
     }
     if flags & CLOSE_RANGE_UNSHARE != 0 {
-        call.process().unshare_files();
+        call.process().unshare_files()?;
     }
     let files = call.process().files();
     if flags & CLOSE_RANGE_CLOEXEC != 0 {
@@ -289,7 +289,7 @@ fn get_lock(call: &Call<'_>, file: &OpenFile, ofd: bool) -> Result<u64> {
 fn set_lock(call: &Call<'_>, file: &OpenFile, ofd: bool, wait: bool) -> Result<u64> {
     let (_, wanted, start, end) = record(call, file, ofd)?;
     match wanted {
-        None => locks::unlock_range(file, lock_owner(call, file, ofd), start, end),
+        None => locks::unlock_range(file, lock_owner(call, file, ofd), start, end)?,
         Some(wanted) => {
             let flags = file.flags();
             if wanted.exclusive && !flags.writable() || !wanted.exclusive && !flags.readable() {

@@ -408,12 +408,18 @@ pub fn sys_statx(call: &mut Call<'_>) -> Result<u64> {
 }
 
 fn put_status(to: UserAddr, status: &FileSystemStatus, device: u64, mount: Option<&Arc<Mount>>) -> Result<u64> {
-    /// `f_flags` has meaning at all; and mounted read-only, and with relative access times (statfs(2)).
+    /// `f_flags` has meaning at all, and mounted read-only (statfs(2)).
     const ST_VALID: i64 = 0x20;
     const ST_RDONLY: i64 = 1;
-    const ST_RELATIME: i64 = 0x1000;
-    const FLAGS: [(u32, i64); 4] =
-        [(linux::MS_NOSUID, 2), (linux::MS_NODEV, 4), (linux::MS_NOEXEC, 8), (linux::MS_NOSYMFOLLOW, 0x2000)];
+    const FLAGS: [(u32, i64); 7] = [
+        (linux::MS_NOSUID, 2),
+        (linux::MS_NODEV, 4),
+        (linux::MS_NOEXEC, 8),
+        (linux::MS_NOATIME, 0x400),
+        (linux::MS_NODIRATIME, 0x800),
+        (linux::MS_RELATIME, 0x1000),
+        (linux::MS_NOSYMFOLLOW, 0x2000),
+    ];
     let read_only = status.read_only || mount.is_some_and(|mount| mount.is_read_only());
     let set = |flag: u32| mount.is_some_and(|mount| mount.has(flag));
     let flags = FLAGS.iter().filter(|(flag, _)| set(*flag)).fold(0, |flags, (_, shown)| flags | shown);
@@ -428,20 +434,19 @@ fn put_status(to: UserAddr, status: &FileSystemStatus, device: u64, mount: Optio
     statfs.f_fsid.val = [device as i32, 0];
     statfs.f_namelen = i64::from(linux::NAME_MAX);
     statfs.f_frsize = status.block_size as i64;
-    statfs.f_flags = ST_VALID | ST_RELATIME | flags | if read_only { ST_RDONLY } else { 0 };
+    statfs.f_flags = ST_VALID | flags | if read_only { ST_RDONLY } else { 0 };
     user::copy_out(to, &statfs)?;
     Ok(0)
 }
 
-/// [statfs(2)](https://man7.org/linux/man-pages/man2/statfs.2.html). Lacks: ST_NOATIME and ST_NODIRATIME (every mount
-/// shows ST_RELATIME).
+/// [statfs(2)](https://man7.org/linux/man-pages/man2/statfs.2.html).
 pub fn sys_statfs(call: &mut Call<'_>) -> Result<u64> {
     let path = call.path(0)?;
     let found = resolve_at(call, linux::AT_FDCWD, &path, true)?;
     put_status(call.address(1), &found.inode().status(), found.inode().metadata().device, Some(found.mount()))
 }
 
-/// [fstatfs(2)](https://man7.org/linux/man-pages/man2/fstatfs.2.html). Lacks: ST_NOATIME and ST_NODIRATIME, as statfs.
+/// [fstatfs(2)](https://man7.org/linux/man-pages/man2/fstatfs.2.html).
 pub fn sys_fstatfs(call: &mut Call<'_>) -> Result<u64> {
     /// statfs(2)'s magic numbers of what is in no file system.
     const PIPEFS_MAGIC: u64 = 0x5049_5045;

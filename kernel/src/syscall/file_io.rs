@@ -12,7 +12,7 @@ use crate::{
         permission, regular, regular::MAX_OFFSET, write_access::Writing,
     },
     mm::{PAGE_SIZE, user},
-    task::wait::Turn,
+    task::{scheduler, wait::Turn},
 };
 
 /// The most bytes one call transfers, as on Linux.
@@ -27,18 +27,34 @@ fn offset(value: i64) -> Result<u64> {
     u64::try_from(value).map_err(|_| Errno::EINVAL)
 }
 
+/// Counts a call that reads, for /proc/PID/io; what it answers is the call's answer.
+fn count_read(call: &Call<'_>, result: Result<usize>) -> Result<u64> {
+    if result != Err(Errno::EBADF) {
+        call.thread.counters().count_read(result.unwrap_or(0));
+    }
+    result.map(|bytes| bytes as u64)
+}
+
+/// Counts a call that writes.
+fn count_written(call: &Call<'_>, result: Result<usize>) -> Result<u64> {
+    if result != Err(Errno::EBADF) {
+        call.thread.counters().count_written(result.unwrap_or(0));
+    }
+    result.map(|bytes| bytes as u64)
+}
+
 /// [read(2)](https://man7.org/linux/man-pages/man2/read.2.html).
 pub fn sys_read(call: &mut Call<'_>) -> Result<u64> {
     let file = call.file(0)?;
     let len = call.size(2).min(MAX_TRANSFER);
-    Ok(file.read(&mut ReadBuffer::user(call.address(1), len))? as u64)
+    count_read(call, file.read(&mut ReadBuffer::user(call.address(1), len)))
 }
 
 /// [write(2)](https://man7.org/linux/man-pages/man2/write.2.html).
 pub fn sys_write(call: &mut Call<'_>) -> Result<u64> {
     let file = call.file(0)?;
     let len = call.size(2).min(MAX_TRANSFER);
-    Ok(file.write(&mut WriteBuffer::user(call.address(1), len))? as u64)
+    count_written(call, file.write(&mut WriteBuffer::user(call.address(1), len)))
 }
 
 /// [pread(2)](https://man7.org/linux/man-pages/man2/pread.2.html).
@@ -46,7 +62,7 @@ pub fn sys_pread64(call: &mut Call<'_>) -> Result<u64> {
     let at = offset(call.long(3))?;
     let file = call.file(0)?;
     let len = call.size(2).min(MAX_TRANSFER);
-    Ok(file.read_at(at, &mut ReadBuffer::user(call.address(1), len))? as u64)
+    count_read(call, file.read_at(at, &mut ReadBuffer::user(call.address(1), len)))
 }
 
 /// [pwrite(2)](https://man7.org/linux/man-pages/man2/pwrite.2.html).
@@ -54,7 +70,7 @@ pub fn sys_pwrite64(call: &mut Call<'_>) -> Result<u64> {
     let at = offset(call.long(3))?;
     let file = call.file(0)?;
     let len = call.size(2).min(MAX_TRANSFER);
-    Ok(file.write_at(at, &mut WriteBuffer::user(call.address(1), len))? as u64)
+    count_written(call, file.write_at(at, &mut WriteBuffer::user(call.address(1), len)))
 }
 
 /// Reads `count` iovecs. EINVAL for too many or too long ones; what exceeds the most one call transfers is cut off.
@@ -82,14 +98,14 @@ pub fn pieces(address: UserAddr, count: usize) -> Result<Vec<UserSlice>> {
 pub fn sys_readv(call: &mut Call<'_>) -> Result<u64> {
     let file = call.file(0)?;
     let mut pieces = pieces(call.address(1), call.size(2))?;
-    Ok(file.read(&mut ReadBuffer::user_vector(&mut pieces))? as u64)
+    count_read(call, file.read(&mut ReadBuffer::user_vector(&mut pieces)))
 }
 
 /// [writev(2)](https://man7.org/linux/man-pages/man2/writev.2.html).
 pub fn sys_writev(call: &mut Call<'_>) -> Result<u64> {
     let file = call.file(0)?;
     let mut pieces = pieces(call.address(1), call.size(2))?;
-    Ok(file.write(&mut WriteBuffer::user_vector(&mut pieces))? as u64)
+    count_written(call, file.write(&mut WriteBuffer::user_vector(&mut pieces)))
 }
 
 /// [preadv(2)](https://man7.org/linux/man-pages/man2/preadv.2.html).
@@ -97,7 +113,7 @@ pub fn sys_preadv(call: &mut Call<'_>) -> Result<u64> {
     let at = offset(call.long(3))?;
     let file = call.file(0)?;
     let mut pieces = pieces(call.address(1), call.size(2))?;
-    Ok(file.read_at(at, &mut ReadBuffer::user_vector(&mut pieces))? as u64)
+    count_read(call, file.read_at(at, &mut ReadBuffer::user_vector(&mut pieces)))
 }
 
 /// [pwritev(2)](https://man7.org/linux/man-pages/man2/pwritev.2.html).
@@ -105,7 +121,7 @@ pub fn sys_pwritev(call: &mut Call<'_>) -> Result<u64> {
     let at = offset(call.long(3))?;
     let file = call.file(0)?;
     let mut pieces = pieces(call.address(1), call.size(2))?;
-    Ok(file.write_at(at, &mut WriteBuffer::user_vector(&mut pieces))? as u64)
+    count_written(call, file.write_at(at, &mut WriteBuffer::user_vector(&mut pieces)))
 }
 
 /// Flags of preadv2 and pwritev2 that change nothing here: all writes are as durable as they will ever be.
@@ -165,11 +181,11 @@ pub fn sys_pwritev2(call: &mut Call<'_>) -> Result<u64> {
     let mut buffer = WriteBuffer::user_vector(&mut pieces);
     let append = flags & linux::RWF_APPEND != 0;
     let mut position = at.unwrap_or_else(|| file.position());
-    let written = file.write_placed(&mut position, append, &mut buffer)?;
+    let written = count_written(call, file.write_placed(&mut position, append, &mut buffer))?;
     if at_current {
         file.set_position(position);
     }
-    Ok(written as u64)
+    Ok(written)
 }
 
 /// [lseek(2)](https://man7.org/linux/man-pages/man2/lseek.2.html).
@@ -222,6 +238,7 @@ fn copy(
     let mut bytes = alloc::vec![0; COPY_STEP.min(len)];
     let mut done = 0;
     while done < len {
+        scheduler::give_way();
         let wanted = bytes.len().min(len - done);
         let room = bytes.get_mut(..wanted).unwrap_or_default();
         let step = source.read_at(*from, &mut ReadBuffer::kernel(room)).and_then(|read| {
@@ -302,7 +319,8 @@ pub fn sys_sendfile(call: &mut Call<'_>) -> Result<u64> {
     let len = call.size(3).min(MAX_TRANSFER);
     let copied = copy(&from.file, &mut from.position, &destination, None, len)?;
     from.store()?;
-    Ok(copied as u64)
+    count_read(call, Ok(copied))?;
+    count_written(call, Ok(copied))
 }
 
 /// [copy_file_range(2)](https://man7.org/linux/man-pages/man2/copy_file_range.2.html).
@@ -337,7 +355,8 @@ pub fn sys_copy_file_range(call: &mut Call<'_>) -> Result<u64> {
     let copied = copy(&from.file, &mut from.position, &to.file, Some(&mut to.position), len)?;
     from.store()?;
     to.store()?;
-    Ok(copied as u64)
+    count_read(call, Ok(copied))?;
+    count_written(call, Ok(copied))
 }
 
 /// Sets a file's size. EFBIG and SIGXFSZ where it grows beyond RLIMIT_FSIZE.

@@ -8,7 +8,7 @@ use crate::{
     arch::Arch,
     fs::FileKind,
     mm::{
-        address_space::{AddressSpace, KNOWN_PROTECTION, MapRequest},
+        address_space::{AddressSpace, KNOWN_PROTECTION, MapRequest, Move},
         frames,
         mapping::{Mapping, OnFork, Protection, Purpose, SharedMemory, Source},
         page_up, user,
@@ -30,8 +30,27 @@ fn page_range(address: u64, len: u64) -> Result<core::ops::Range<u64>> {
     Ok(address..end.ok_or(Errno::ENOMEM)?)
 }
 
+/// The flags of mmap(2) that are older than MAP_SHARED_VALIDATE, and so are ignored where they are not known
+/// (linux/mman.h, LEGACY_MAP_MASK).
+const OLD_FLAGS: u32 = linux::MAP_SHARED
+    | linux::MAP_PRIVATE
+    | linux::MAP_FIXED
+    | linux::MAP_ANONYMOUS
+    | linux::MAP_DENYWRITE
+    | linux::MAP_EXECUTABLE
+    | linux::MAP_GROWSDOWN
+    | linux::MAP_LOCKED
+    | linux::MAP_NORESERVE
+    | linux::MAP_POPULATE
+    | linux::MAP_NONBLOCK
+    | linux::MAP_STACK
+    | linux::MAP_UNINITIALIZED
+    | linux::MAP_HUGETLB
+    | linux::MAP_HUGE_2MB
+    | linux::MAP_HUGE_1GB;
+
 /// [mmap(2)](https://man7.org/linux/man-pages/man2/mmap.2.html). Lacks: MAP_HUGETLB and MAP_GROWSDOWN, which change
-/// nothing; the check of flags that MAP_SHARED_VALIDATE asks for; private memory beyond what could be had now (ENOMEM).
+/// nothing; private memory beyond what could be had now (ENOMEM).
 pub fn sys_mmap(call: &mut Call<'_>) -> Result<u64> {
     let (address, len, protection, flags, offset) = (call.raw(0), call.raw(1), call.uint(2), call.uint(3), call.raw(5));
     if len == 0 || !offset.is_multiple_of(PAGE) || protection & !(KNOWN_PROTECTION | linux::PROT_GROWSDOWN) != 0 {
@@ -49,6 +68,9 @@ pub fn sys_mmap(call: &mut Call<'_>) -> Result<u64> {
     let protection = Protection::from_bits(protection);
     let mut may_write = true;
     let source = if flags & linux::MAP_ANONYMOUS != 0 {
+        if flags & linux::MAP_TYPE == linux::MAP_SHARED_VALIDATE {
+            return Err(Errno::EINVAL);
+        }
         if !shared && flags & linux::MAP_NORESERVE == 0 && protection.write {
             refuse_hopeless(len)?;
         }
@@ -65,6 +87,9 @@ pub fn sys_mmap(call: &mut Call<'_>) -> Result<u64> {
         }
         if protection.execute && file.path().is_some_and(|path| path.mount().has(linux::MS_NOEXEC)) {
             return Err(Errno::EPERM);
+        }
+        if flags & linux::MAP_TYPE == linux::MAP_SHARED_VALIDATE && flags & !OLD_FLAGS != 0 {
+            return Err(Errno::EOPNOTSUPP);
         }
         let (readable, writable) = (file.flags().readable(), file.flags().writable());
         if !readable || shared && protection.write && !writable {
@@ -163,15 +188,16 @@ pub fn sys_brk(call: &mut Call<'_>) -> Result<u64> {
     Ok(memory.brk(end))
 }
 
-/// [mremap(2)](https://man7.org/linux/man-pages/man2/mremap.2.html). Lacks: MREMAP_DONTUNMAP; a second mapping of
-/// shared memory (an old length of 0).
+/// [mremap(2)](https://man7.org/linux/man-pages/man2/mremap.2.html).
 pub fn sys_mremap(call: &mut Call<'_>) -> Result<u64> {
     let (address, old_len, new_len, flags, target) = (call.raw(0), call.raw(1), call.raw(2), call.uint(3), call.raw(4));
     let may_move = flags & linux::MREMAP_MAYMOVE != 0;
     let fixed = flags & linux::MREMAP_FIXED != 0;
-    if flags & !(linux::MREMAP_MAYMOVE | linux::MREMAP_FIXED) != 0
+    let keep = flags & linux::MREMAP_DONTUNMAP != 0;
+    if flags & !(linux::MREMAP_MAYMOVE | linux::MREMAP_FIXED | linux::MREMAP_DONTUNMAP) != 0
         || fixed && (!may_move || !target.is_multiple_of(PAGE))
-        || old_len == 0
+        || keep && (!may_move || old_len != new_len || !target.is_multiple_of(PAGE))
+        || (keep || fixed) && target < address.saturating_add(old_len) && address < target.saturating_add(new_len)
         || new_len == 0
     {
         return Err(Errno::EINVAL);
@@ -183,13 +209,18 @@ pub fn sys_mremap(call: &mut Call<'_>) -> Result<u64> {
     if new_len > old_len {
         refuse_hopeless(new_len - old_len)?;
     }
-    memory(call)?.remap(old, new_len, may_move, fixed.then_some(target))
+    memory(call)?.remap(old, new_len, Move { allowed: may_move, keeps_mapping: keep, to: fixed.then_some(target) })
 }
 
 /// [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html). Advice about speed is taken and ignored. Lacks:
 /// huge pages and the merging of equal pages, which change nothing; MADV_COLLAPSE and MADV_HWPOISON (EINVAL).
 pub fn sys_madvise(call: &mut Call<'_>) -> Result<u64> {
-    let (address, len, advice) = (call.raw(0), call.raw(1), call.uint(2));
+    advise(&*memory(call)?, call.raw(0), call.raw(1), call.uint(2))?;
+    Ok(0)
+}
+
+/// madvise(2) on an address space.
+pub fn advise(memory: &AddressSpace, address: u64, len: u64, advice: u32) -> Result<()> {
     let known = matches!(
         advice,
         linux::MADV_NORMAL..=linux::MADV_DONTNEED
@@ -201,9 +232,8 @@ pub fn sys_madvise(call: &mut Call<'_>) -> Result<u64> {
     }
     let range = page_range(address, len).map_err(|_| Errno::EINVAL)?;
     if range.is_empty() {
-        return Ok(0);
+        return Ok(());
     }
-    let memory = memory(call)?;
     match advice {
         linux::MADV_DONTNEED | linux::MADV_FREE if memory.has_locked(range.clone()) => return Err(Errno::EINVAL),
         linux::MADV_DONTNEED | linux::MADV_DONTNEED_LOCKED => memory.discard(range, false)?,
@@ -217,7 +247,7 @@ pub fn sys_madvise(call: &mut Call<'_>) -> Result<u64> {
         _ if memory.is_mapped(range) => {}
         _ => return Err(Errno::ENOMEM),
     }
-    Ok(0)
+    Ok(())
 }
 
 /// [msync(2)](https://man7.org/linux/man-pages/man2/msync.2.html). Pages are the file's own, so there is nothing to
@@ -239,12 +269,16 @@ pub fn sys_msync(call: &mut Call<'_>) -> Result<u64> {
 
 /// [mincore(2)](https://man7.org/linux/man-pages/man2/mincore.2.html).
 pub fn sys_mincore(call: &mut Call<'_>) -> Result<u64> {
+    /// Pages asked for at a time.
+    const STEP: usize = 512;
     let range = page_range(call.raw(0), call.raw(1))?;
-    // A vector longer than memory has pages is not one a program can hold.
-    if (range.end - range.start) / PAGE > frames::stats().total as u64 * 16 {
-        return Err(Errno::ENOMEM);
+    let memory = memory(call)?;
+    let mut pages = [0; STEP];
+    for start in range.clone().step_by(STEP * PAGE_SIZE) {
+        let count = ((range.end - start) / PAGE).min(STEP as u64) as usize;
+        memory.residency(start, &mut pages[..count])?;
+        let done = (start - range.start) / PAGE;
+        user::copy_out_bytes(call.address(2).checked_add(done).ok_or(Errno::EFAULT)?, &pages[..count])?;
     }
-    let residency = memory(call)?.residency(range)?;
-    user::copy_out_bytes(call.address(2), &residency)?;
     Ok(0)
 }

@@ -2,14 +2,18 @@
 
 use abi::{Errno, Result, linux, system};
 use hal::{Arch as _, PAGE_SIZE, PowerAction};
+use klib::load_average;
 
 use super::Call;
 use crate::{
     arch::Arch,
     mm::{frames, user},
     power, rng,
-    sync::IrqLock,
-    task::{process, scheduler, wait},
+    task::{
+        load,
+        namespace::{MachineName, NAME_MAX},
+        process, scheduler, wait,
+    },
     time,
 };
 
@@ -19,56 +23,20 @@ const FIELD: usize = 65;
 /// The version of the Linux ABI that is spoken, as programs check it.
 pub const LINUX_RELEASE: &str = "6.12.0-piton";
 
-/// The most bytes of a name.
-const NAME_MAX: usize = FIELD - 1;
-
-/// A name of the machine that can be changed.
-pub struct MachineName(IrqLock<([u8; NAME_MAX], usize)>);
-
-/// The host's name.
-pub static HOST_NAME: MachineName = MachineName::new(b"piton");
-/// The NIS domain's name.
-pub static DOMAIN_NAME: MachineName = MachineName::new(b"(none)");
-
-impl MachineName {
-    const fn new(name: &[u8]) -> Self {
-        let mut bytes = [0; NAME_MAX];
-        let mut at = 0;
-        while at < name.len() {
-            bytes[at] = name[at];
-            at += 1;
-        }
-        Self(IrqLock::new((bytes, name.len())))
-    }
-
-    /// The name now.
-    pub fn get(&self) -> alloc::vec::Vec<u8> {
-        let name = self.0.lock();
-        name.0[..name.1].to_vec()
-    }
-
-    /// Sets it. EINVAL where it is too long.
-    pub fn set(&self, name: &[u8]) -> Result<()> {
-        let mut bytes = [0; NAME_MAX];
-        bytes.get_mut(..name.len()).ok_or(Errno::EINVAL)?.copy_from_slice(name);
-        *self.0.lock() = (bytes, name.len());
-        Ok(())
-    }
-
-    fn set_from(&self, call: &Call<'_>) -> Result<u64> {
-        call.thread.require(linux::CAP_SYS_ADMIN)?;
-        let len = usize::try_from(call.int(1)).ok().filter(|len| *len <= NAME_MAX).ok_or(Errno::EINVAL)?;
-        let mut name = [0; NAME_MAX];
-        user::copy_in_bytes(call.address(0), &mut name[..len])?;
-        self.set(&name[..len])?;
-        Ok(0)
-    }
+fn set_name(call: &Call<'_>, name: &MachineName) -> Result<u64> {
+    call.thread.require(linux::CAP_SYS_ADMIN)?;
+    let len = usize::try_from(call.int(1)).ok().filter(|len| *len <= NAME_MAX).ok_or(Errno::EINVAL)?;
+    let mut bytes = [0; NAME_MAX];
+    user::copy_in_bytes(call.address(0), &mut bytes[..len])?;
+    name.set(&bytes[..len])?;
+    Ok(0)
 }
 
 /// [uname(2)](https://man7.org/linux/man-pages/man2/uname.2.html).
 pub fn sys_uname(call: &mut Call<'_>) -> Result<u64> {
     let mut names = [[0u8; FIELD]; 6];
-    let (host, domain) = (HOST_NAME.get(), DOMAIN_NAME.get());
+    let uts = call.thread.uts();
+    let (host, domain) = (uts.host.get(), uts.domain.get());
     let version = concat!("#1 Piton ", env!("CARGO_PKG_VERSION"));
     let fields: [&[u8]; 6] =
         [b"Linux", &host, LINUX_RELEASE.as_bytes(), version.as_bytes(), Arch::MACHINE.as_bytes(), &domain];
@@ -82,23 +50,28 @@ pub fn sys_uname(call: &mut Call<'_>) -> Result<u64> {
 
 /// [sethostname(2)](https://man7.org/linux/man-pages/man2/gethostname.2.html).
 pub fn sys_sethostname(call: &mut Call<'_>) -> Result<u64> {
-    HOST_NAME.set_from(call)
+    set_name(call, &call.thread.uts().host)
 }
 
 /// [setdomainname(2)](https://man7.org/linux/man-pages/man2/getdomainname.2.html).
 pub fn sys_setdomainname(call: &mut Call<'_>) -> Result<u64> {
-    DOMAIN_NAME.set_from(call)
+    set_name(call, &call.thread.uts().domain)
 }
 
-/// [sysinfo(2)](https://man7.org/linux/man-pages/man2/sysinfo.2.html). The struct is nine words, then counts. Lacks:
-/// load averages, shared and buffer memory (0).
+/// [sysinfo(2)](https://man7.org/linux/man-pages/man2/sysinfo.2.html). There are no
+/// buffers of block devices.
 pub fn sys_sysinfo(call: &mut Call<'_>) -> Result<u64> {
     const LEN: usize = size_of::<system::sysinfo>();
     let stats = frames::stats();
     let page = PAGE_SIZE as u64;
     let mut info = [0; LEN];
     let mut put = |at: usize, bytes: &[u8]| info[at..at + bytes.len()].copy_from_slice(bytes);
+    // Linux's averages have 16 fraction bits here.
+    let loads = load::averages().map(|average| average << (16 - load_average::FRACTION_BITS));
+    let shared = crate::fs::tmpfs::pages_used() as u64 * page;
     put(0, &(time::monotonic_ns() / time::SECOND).to_ne_bytes());
+    put(core::mem::offset_of!(system::sysinfo, loads), loads.map(u64::to_ne_bytes).as_flattened());
+    put(core::mem::offset_of!(system::sysinfo, sharedram), &shared.to_ne_bytes());
     put(core::mem::offset_of!(system::sysinfo, totalram), &(stats.total as u64 * page).to_ne_bytes());
     put(core::mem::offset_of!(system::sysinfo, freeram), &(stats.free as u64 * page).to_ne_bytes());
     put(core::mem::offset_of!(system::sysinfo, procs), &(process::nr_threads() as u16).to_ne_bytes());

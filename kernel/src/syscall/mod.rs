@@ -4,16 +4,19 @@
 //! into types through [`Call`], does its work through the subsystem it belongs to, and answers a value or an
 //! [`Errno`]; numbers, flags and structs are those of `abi`.
 
+pub mod compare;
 pub mod credentials;
 pub mod fd;
 pub mod file;
 pub mod file_io;
+pub mod futex;
 pub mod handle;
 pub mod kernel_log;
 pub mod memory;
 pub mod memory_lock;
 pub mod misc;
 pub mod mount;
+pub mod namespace;
 pub mod path_ops;
 pub mod pidfd;
 pub mod poll;

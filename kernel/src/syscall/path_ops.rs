@@ -115,15 +115,26 @@ pub fn sys_symlinkat(call: &mut Call<'_>) -> Result<u64> {
     Ok(0)
 }
 
-/// [linkat(2)](https://man7.org/linux/man-pages/man2/linkat.2.html). Lacks: AT_EMPTY_PATH without CAP_DAC_READ_SEARCH
-/// for who opened the file itself.
+/// Whether the file that argument 0 of linkat(2) stands for, if any, is one that the caller opened itself: then it needs no
+/// right to link it. EBADF.
+fn names_own_descriptor(call: &Call<'_>) -> Result<bool> {
+    if call.int(0) == linux::AT_FDCWD || call.path(1)?.first() == Some(&b'/') {
+        return Ok(true);
+    }
+    Ok(call.file(0)?.is_opened_by_caller())
+}
+
+/// [linkat(2)](https://man7.org/linux/man-pages/man2/linkat.2.html).
 pub fn sys_linkat(call: &mut Call<'_>) -> Result<u64> {
     let flags = call.uint(4);
     if flags & !(linux::AT_SYMLINK_FOLLOW | linux::AT_EMPTY_PATH) != 0 {
         return Err(Errno::EINVAL);
     }
     let follow = if flags & linux::AT_SYMLINK_FOLLOW != 0 { 0 } else { linux::AT_SYMLINK_NOFOLLOW };
-    if flags & linux::AT_EMPTY_PATH != 0 && !call.thread.identity.has(linux::CAP_DAC_READ_SEARCH) {
+    if flags & linux::AT_EMPTY_PATH != 0
+        && !call.thread.identity.has(linux::CAP_DAC_READ_SEARCH)
+        && !names_own_descriptor(call)?
+    {
         return Err(Errno::ENOENT);
     }
     let target = Target::find(call, 0, follow | flags & linux::AT_EMPTY_PATH)?;

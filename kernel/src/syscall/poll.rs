@@ -3,7 +3,7 @@
 use alloc::{sync::Arc, vec::Vec};
 
 use abi::{Errno, Result, linux, zeroed};
-use hal::UserAddr;
+use hal::{PAGE_SIZE, UserAddr};
 
 use super::{
     Call,
@@ -18,7 +18,7 @@ use crate::{
         signalfd::SignalFd,
         timerfd::{TimerClock, TimerFd, TimerSetting},
     },
-    mm::user,
+    mm::{frames, user},
     task::{
         scheduler,
         signal::SignalSet,
@@ -28,6 +28,10 @@ use crate::{
 };
 
 const MILLISECOND_NS: u64 = 1_000_000;
+/// A poll of more files than this looks at what memory there is first.
+const MANY: usize = 1024;
+/// About what the kernel keeps for each of them while it waits, in bytes.
+const ENTRY_COST: usize = 128;
 /// The deadline of a call that must not wait.
 const NOW: Option<u64> = Some(0);
 
@@ -55,7 +59,8 @@ fn wait_for_any(watched: &mut [Watched], deadline_ns: Option<u64>) -> Result<usi
         return Ok(count);
     }
     let thread = scheduler::current();
-    let mut registrations: Vec<Registration> = Vec::with_capacity(watched.len());
+    let mut registrations: Vec<Registration> = Vec::new();
+    registrations.try_reserve(watched.len()).map_err(|_| Errno::ENOMEM)?;
     for entry in watched.iter() {
         entry.file.poll(&mut PollTable::register(&mut registrations, thread.clone()));
     }
@@ -106,16 +111,20 @@ pub fn sys_ppoll(call: &mut Call<'_>) -> Result<u64> {
     if count > files.limit() {
         return Err(Errno::EINVAL);
     }
+    if count > MANY && count.saturating_mul(ENTRY_COST) / PAGE_SIZE > frames::available() {
+        return Err(Errno::ENOMEM);
+    }
     let mut entries: Vec<linux::pollfd> = Vec::new();
     entries.try_reserve_exact(count).map_err(|_| Errno::ENOMEM)?;
     let entry_address = |index: usize| UserAddr::new(address.get().wrapping_add((index * ENTRY) as u64));
     for index in 0..count {
         entries.push(user::copy_in(entry_address(index))?);
     }
-    let mut watched = Vec::with_capacity(count);
+    let mut watched = Vec::new();
     let mut invalid = 0;
     // For each entry its place in `watched`.
-    let mut places = Vec::with_capacity(count);
+    let mut places = Vec::new();
+    watched.try_reserve_exact(count).and_then(|()| places.try_reserve_exact(count)).map_err(|_| Errno::ENOMEM)?;
     for entry in &mut entries {
         entry.revents = 0;
         let mut place = None;

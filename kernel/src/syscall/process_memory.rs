@@ -1,13 +1,13 @@
-//! The memory of other processes: process_vm_readv and process_vm_writev.
+//! The memory of other processes: process_vm_readv, process_vm_writev and process_madvise.
 
 use alloc::vec::Vec;
 
-use abi::{Errno, Result};
+use abi::{Errno, Result, linux};
 use hal::UserAddr;
 
-use super::{Call, file_io};
+use super::{Call, file_io, memory};
 use crate::{
-    fs::{ReadBuffer, WriteBuffer, io_buffer::UserSlice},
+    fs::{ReadBuffer, WriteBuffer, io_buffer::UserSlice, pidfd::PidFd},
     mm::{PAGE_SIZE, address_space::AddressSpace},
     task::process,
 };
@@ -79,4 +79,35 @@ pub fn sys_process_vm_writev(call: &mut Call<'_>) -> Result<u64> {
         let taken = from.take(&mut bytes[..step]).unwrap_or(0);
         if memory.write(at, &bytes[..taken]).is_ok() { taken } else { 0 }
     })
+}
+
+/// [process_madvise(2)](https://man7.org/linux/man-pages/man2/process_madvise.2.html).
+pub fn sys_process_madvise(call: &mut Call<'_>) -> Result<u64> {
+    let (advice, flags) = (call.uint(3), call.uint(4));
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let pieces = file_io::pieces(call.address(1), call.size(2))?;
+    let file = call.file(0)?;
+    let process = file.downcast::<PidFd>().ok_or(Errno::EBADF)?.thread()?.process().clone();
+    let memory = process.memory().ok_or(Errno::ESRCH)?;
+    process.check_inspection(call.thread)?;
+    let is_own = call.process().memory().is_some_and(|own| alloc::sync::Arc::ptr_eq(&own, &memory));
+    if !is_own {
+        // What changes the meaning of another's memory is not for others.
+        let for_others = [linux::MADV_COLD, linux::MADV_PAGEOUT, linux::MADV_WILLNEED, linux::MADV_COLLAPSE];
+        if !for_others.contains(&advice) {
+            return Err(Errno::EINVAL);
+        }
+        call.thread.require(linux::CAP_SYS_NICE)?;
+    }
+    let mut done = 0;
+    for piece in pieces {
+        match memory::advise(&memory, piece.address.get(), piece.len as u64, advice) {
+            Ok(()) => done += piece.len as u64,
+            Err(error) if done == 0 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(done)
 }

@@ -8,7 +8,7 @@ use abi::{Errno, Result, linux};
 use super::{Call, time::timespec};
 use crate::{
     mm::{PAGE_SIZE, user},
-    task::{process, thread::Thread},
+    task::{futex_pi, process, thread::Thread},
 };
 
 /// Bytes of the first `struct sched_attr`, and of the one known here.
@@ -80,6 +80,7 @@ fn apply(call: &Call<'_>, thread: &Thread, change: &Change) -> Result<()> {
     }
     attributes.policy.store(policy, Relaxed);
     attributes.priority.store(priority, Relaxed);
+    futex_pi::priority_changed(thread);
     if let Some(nice) = change.nice.filter(|_| !is_real_time(policy)) {
         thread.set_nice(nice);
     }

@@ -129,9 +129,10 @@ pub fn sys_rt_sigtimedwait(call: &mut Call<'_>) -> Result<u64> {
             result
         }
     };
+    // One that came for this thread while it stopped waiting was announced to no other.
     let (signal, info) = match result {
         Ok(found) => found,
-        Err(WaitError::TimedOut) => return Err(Errno::EAGAIN),
+        Err(WaitError::TimedOut) => take().ok_or(Errno::EAGAIN)?,
         Err(WaitError::Interrupted) => take().ok_or(Errno::EINTR)?,
     };
     if let Some(address) = call.optional_address(1) {

@@ -5,8 +5,9 @@
 use abi::linux;
 
 use super::{
-    Handler, credentials, fd, file, file_io, handle, kernel_log, memory, memory_lock, misc, mount, path_ops, pidfd,
-    poll, prctl, process, process_memory, sched, signal, socket, splice, thread, time, timer, wait, watch, xattr,
+    Handler, compare, credentials, fd, file, file_io, futex, handle, kernel_log, memory, memory_lock, misc, mount,
+    namespace, path_ops, pidfd, poll, prctl, process, process_memory, sched, signal, socket, splice, thread, time,
+    timer, wait, watch, xattr,
 };
 
 /// One more than the highest number any architecture gives a call.
@@ -141,9 +142,11 @@ pub static HANDLERS: [Option<Handler>; NR_CALLS] = build(&[
     (linux::__NR_munlock, memory_lock::sys_munlock),
     (linux::__NR_munlockall, memory_lock::sys_munlockall),
     // process_memory
+    (linux::__NR_process_madvise, process_memory::sys_process_madvise),
     (linux::__NR_process_vm_readv, process_memory::sys_process_vm_readv),
     (linux::__NR_process_vm_writev, process_memory::sys_process_vm_writev),
     // process
+    (linux::__NR_kcmp, compare::sys_kcmp),
     (linux::__NR_execve, process::sys_execve),
     (linux::__NR_execveat, process::sys_execveat),
     (linux::__NR_exit_group, process::sys_exit_group),
@@ -189,18 +192,24 @@ pub static HANDLERS: [Option<Handler>; NR_CALLS] = build(&[
     (linux::__NR_clone, thread::sys_clone),
     (linux::__NR_clone3, thread::sys_clone3),
     (linux::__NR_exit, thread::sys_exit),
-    (linux::__NR_futex, thread::sys_futex),
-    (linux::__NR_get_robust_list, thread::sys_get_robust_list),
     (linux::__NR_getcpu, thread::sys_getcpu),
     (linux::__NR_gettid, thread::sys_gettid),
     (linux::__NR_membarrier, thread::sys_membarrier),
     (linux::__NR_sched_getaffinity, thread::sys_sched_getaffinity),
     (linux::__NR_sched_setaffinity, thread::sys_sched_setaffinity),
     (linux::__NR_sched_yield, thread::sys_sched_yield),
-    (linux::__NR_setns, thread::sys_setns),
-    (linux::__NR_unshare, thread::sys_unshare),
-    (linux::__NR_set_robust_list, thread::sys_set_robust_list),
     (linux::__NR_set_tid_address, thread::sys_set_tid_address),
+    // namespace
+    (linux::__NR_setns, namespace::sys_setns),
+    (linux::__NR_unshare, namespace::sys_unshare),
+    // futex
+    (linux::__NR_futex, futex::sys_futex),
+    (linux::__NR_futex_requeue, futex::sys_futex_requeue),
+    (linux::__NR_futex_wait, futex::sys_futex_wait),
+    (linux::__NR_futex_waitv, futex::sys_futex_waitv),
+    (linux::__NR_futex_wake, futex::sys_futex_wake),
+    (linux::__NR_get_robust_list, futex::sys_get_robust_list),
+    (linux::__NR_set_robust_list, futex::sys_set_robust_list),
     // sched
     (linux::__NR_getpriority, sched::sys_getpriority),
     (linux::__NR_ioprio_get, sched::sys_ioprio_get),
@@ -230,6 +239,8 @@ pub static HANDLERS: [Option<Handler>; NR_CALLS] = build(&[
     (linux::__NR_tgkill, signal::sys_tgkill),
     (linux::__NR_tkill, signal::sys_tkill),
     // time
+    (linux::__NR_adjtimex, time::sys_adjtimex),
+    (linux::__NR_clock_adjtime, time::sys_clock_adjtime),
     (linux::__NR_clock_getres, time::sys_clock_getres),
     (linux::__NR_clock_gettime, time::sys_clock_gettime),
     (linux::__NR_clock_nanosleep, time::sys_clock_nanosleep),

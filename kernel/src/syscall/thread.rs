@@ -1,4 +1,4 @@
-//! Threads: clone, futex, scheduling.
+//! Threads: clone, affinity, barriers.
 
 use alloc::sync::Arc;
 use core::sync::atomic::{Ordering, fence};
@@ -7,16 +7,15 @@ use abi::{Errno, Result, linux};
 use hal::UserAddr;
 use klib::cpu_set::CpuSet;
 
-use super::{Call, time::timeout_in};
+use super::{Call, namespace};
 use crate::{
     mm::user,
     smp,
     task::{
         clone::{self, CloneRequest},
-        exit, futex, futex_pi, process, scheduler,
+        exit, process, scheduler,
         thread::Thread,
     },
-    time,
 };
 
 /// [gettid(2)](https://man7.org/linux/man-pages/man2/gettid.2.html).
@@ -35,30 +34,8 @@ pub fn sys_set_tid_address(call: &mut Call<'_>) -> Result<u64> {
     Ok(call.thread.tid() as u64)
 }
 
-/// [set_robust_list(2)](https://man7.org/linux/man-pages/man2/set_robust_list.2.html).
-pub fn sys_set_robust_list(call: &mut Call<'_>) -> Result<u64> {
-    if call.size(1) != size_of::<linux::robust_list_head>() {
-        return Err(Errno::EINVAL);
-    }
-    call.thread.addresses.lock().robust_list = call.optional_address(0);
-    Ok(0)
-}
-
-/// [get_robust_list(2)](https://man7.org/linux/man-pages/man2/get_robust_list.2.html).
-pub fn sys_get_robust_list(call: &mut Call<'_>) -> Result<u64> {
-    let thread = match call.int(0) {
-        0 => call.thread.clone(),
-        tid => process::find_thread(tid).ok_or(Errno::ESRCH)?,
-    };
-    thread.process().check_attachment(call.thread)?;
-    let list = thread.addresses.lock().robust_list.unwrap_or(UserAddr::NULL);
-    user::copy_out(call.address(1), &list.get())?;
-    user::copy_out(call.address(2), &size_of::<linux::robust_list_head>())?;
-    Ok(0)
-}
-
 /// [clone(2)](https://man7.org/linux/man-pages/man2/clone.2.html), with the argument order of arm64: flags, stack,
-/// parent_tid, tls, child_tid. Lacks: namespaces (EINVAL); threads of one process with descriptors, a working directory
+/// parent_tid, tls, child_tid. Lacks: namespaces other than UTS (EINVAL); threads of one process with descriptors, a working directory
 /// or a umask of their own.
 pub fn sys_clone(call: &mut Call<'_>) -> Result<u64> {
     let flags = call.raw(0);
@@ -66,6 +43,7 @@ pub fn sys_clone(call: &mut Call<'_>) -> Result<u64> {
     if flags & EITHER == EITHER {
         return Err(Errno::EINVAL);
     }
+    namespace::check_new(call.thread, flags & !0xff)?;
     let request = CloneRequest {
         flags: flags & !0xff,
         exit_signal: (flags & 0xff) as u32,
@@ -77,32 +55,6 @@ pub fn sys_clone(call: &mut Call<'_>) -> Result<u64> {
         tls: call.raw(3),
     };
     Ok(clone::clone(call.thread, call.frame, request)? as u64)
-}
-
-/// [unshare(2)](https://man7.org/linux/man-pages/man2/unshare.2.html), of the process as a whole. Lacks: namespaces
-/// (EINVAL); what one thread would have alone.
-pub fn sys_unshare(call: &mut Call<'_>) -> Result<u64> {
-    const NOTHING_TO_DO: u64 = linux::CLONE_SYSVSEM as u64;
-    const MEMORY: u64 = (linux::CLONE_THREAD | linux::CLONE_SIGHAND | linux::CLONE_VM) as u64;
-    const FS: u64 = linux::CLONE_FS as u64;
-    const FILES: u64 = linux::CLONE_FILES as u64;
-    let flags = call.raw(0);
-    if flags & !(NOTHING_TO_DO | MEMORY | FS | FILES) != 0 {
-        return Err(Errno::EINVAL);
-    }
-    // What several threads have in common cannot be had alone by one of them.
-    if flags & MEMORY != 0 && call.process().threads().len() > 1 {
-        return Err(Errno::EINVAL);
-    }
-    call.process().unshare(flags & FS != 0, flags & FILES != 0);
-    Ok(0)
-}
-
-/// [setns(2)](https://man7.org/linux/man-pages/man2/setns.2.html): no descriptor stands for a namespace. Lacks:
-/// namespaces (EINVAL for every descriptor).
-pub fn sys_setns(call: &mut Call<'_>) -> Result<u64> {
-    call.file(0)?;
-    Err(Errno::EINVAL)
 }
 
 /// [clone3(2)](https://man7.org/linux/man-pages/man2/clone3.2.html). Lacks: what clone lacks; set_tid and
@@ -132,6 +84,7 @@ pub fn sys_clone3(call: &mut Call<'_>) -> Result<u64> {
         (0, _) | (_, 0) => return Err(Errno::EINVAL),
         (start, size) => Some(UserAddr::new(start.checked_add(size).ok_or(Errno::EINVAL)?)),
     };
+    namespace::check_new(call.thread, arguments.flags)?;
     let request = CloneRequest {
         flags: arguments.flags,
         exit_signal: u32::try_from(arguments.exit_signal).ok().filter(|signal| *signal < 65).ok_or(Errno::EINVAL)?,
@@ -142,54 +95,6 @@ pub fn sys_clone3(call: &mut Call<'_>) -> Result<u64> {
         tls: arguments.tls,
     };
     Ok(clone::clone(call.thread, call.frame, request)? as u64)
-}
-
-/// [futex(2)](https://man7.org/linux/man-pages/man2/futex.2.html).
-/// Lacks: who owns a priority-inheriting lock does not run with its waiters' priority, and they have their turn as they
-/// came.
-pub fn sys_futex(call: &mut Call<'_>) -> Result<u64> {
-    let (address, operation, value, second, third) =
-        (call.address(0), call.uint(1), call.uint(2), call.address(4), call.uint(5));
-    let private = operation & linux::FUTEX_PRIVATE_FLAG != 0;
-    let realtime = operation & linux::FUTEX_CLOCK_REALTIME != 0;
-    let operation = operation & !(linux::FUTEX_PRIVATE_FLAG | linux::FUTEX_CLOCK_REALTIME);
-    let limit = call.uint(3);
-    // The time comes first, whatever else is wrong.
-    let time = match operation {
-        linux::FUTEX_WAIT
-        | linux::FUTEX_WAIT_BITSET
-        | linux::FUTEX_LOCK_PI
-        | linux::FUTEX_LOCK_PI2
-        | linux::FUTEX_WAIT_REQUEUE_PI => timeout_in(call.optional_address(3))?,
-        _ => None,
-    };
-    let takes_clock =
-        matches!(operation, linux::FUTEX_WAIT_BITSET | linux::FUTEX_WAIT_REQUEUE_PI | linux::FUTEX_LOCK_PI2);
-    if realtime && !takes_clock {
-        return Err(Errno::ENOSYS);
-    }
-    let deadline = time.map(|ns| match operation {
-        linux::FUTEX_WAIT => time::monotonic_ns().saturating_add(ns),
-        linux::FUTEX_LOCK_PI => time::realtime_to_monotonic(ns),
-        _ if realtime => time::realtime_to_monotonic(ns),
-        _ => ns,
-    });
-    let result = match operation {
-        linux::FUTEX_WAIT => futex::wait(address, private, value, futex::MATCH_ANY, deadline).map(|()| 0),
-        linux::FUTEX_WAIT_BITSET => futex::wait(address, private, value, third, deadline).map(|()| 0),
-        linux::FUTEX_WAKE => futex::wake(address, private, value, futex::MATCH_ANY),
-        linux::FUTEX_WAKE_BITSET => futex::wake(address, private, value, third),
-        linux::FUTEX_REQUEUE => futex::requeue(address, second, private, value, limit, None),
-        linux::FUTEX_CMP_REQUEUE => futex::requeue(address, second, private, value, limit, Some(third)),
-        linux::FUTEX_WAKE_OP => futex::wake_op(address, second, private, value, limit, third),
-        linux::FUTEX_LOCK_PI | linux::FUTEX_LOCK_PI2 => futex_pi::lock(address, private, deadline).map(|()| 0),
-        linux::FUTEX_TRYLOCK_PI => futex_pi::try_lock(address, private).map(|()| 0),
-        linux::FUTEX_UNLOCK_PI => futex_pi::unlock(address, private).map(|()| 0),
-        linux::FUTEX_WAIT_REQUEUE_PI => futex::wait_requeue_pi(address, second, private, value, deadline).map(|()| 0),
-        linux::FUTEX_CMP_REQUEUE_PI => futex::requeue_pi(address, second, private, value, limit, third),
-        _ => Err(Errno::ENOSYS),
-    };
-    result.map(u64::from)
 }
 
 /// [sched_yield(2)](https://man7.org/linux/man-pages/man2/sched_yield.2.html).

@@ -3,8 +3,9 @@
 use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use abi::{Errno, Result, linux};
+use abi::{Errno, Result, linux, timex::Timex};
 use hal::UserAddr;
+use klib::clock_discipline;
 
 use super::Call;
 use crate::{
@@ -122,16 +123,13 @@ pub fn sys_clock_getres(call: &mut Call<'_>) -> Result<u64> {
     Ok(0)
 }
 
-/// Sets the wall clock. EINVAL before the machine's start or centuries ahead, as on Linux.
+/// Sets the wall clock. EPERM; EINVAL before the machine's start or centuries ahead, as on Linux.
 fn set_wall_clock(call: &Call<'_>, ns: u64) -> Result<()> {
-    /// What seconds in 64-bit nanoseconds reach, less thirty years of running (linux/time64.h, TIME_SETTOD_SEC_MAX).
-    const LATEST_S: u64 = i64::MAX as u64 / SECOND - 30 * 365 * 24 * 3600;
-    if ns / SECOND >= LATEST_S || ns < time::monotonic_ns() {
+    if ns / SECOND >= time::LATEST_S {
         return Err(Errno::EINVAL);
     }
     call.thread.require(linux::CAP_SYS_TIME)?;
-    time::set_realtime_ns(ns);
-    Ok(())
+    time::set_realtime_ns(ns)
 }
 
 /// [clock_settime(2)](https://man7.org/linux/man-pages/man2/clock_settime.2.html).
@@ -147,6 +145,34 @@ pub fn sys_clock_settime(call: &mut Call<'_>) -> Result<u64> {
     }
     set_wall_clock(call, nanoseconds(&new)?)?;
     Ok(0)
+}
+
+fn adjust_clock(call: &Call<'_>, timex: &mut Timex, address: UserAddr) -> Result<u64> {
+    clock_discipline::check(timex, call.thread.require(linux::CAP_SYS_TIME).is_ok())?;
+    let state = time::adjust(timex)?;
+    user::copy_out(address, timex)?;
+    Ok(state as u64)
+}
+
+/// [adjtimex(2)](https://man7.org/linux/man-pages/man2/adjtimex.2.html).
+pub fn sys_adjtimex(call: &mut Call<'_>) -> Result<u64> {
+    let address = call.address(0);
+    let mut timex: Timex = user::copy_in(address)?;
+    adjust_clock(call, &mut timex, address)
+}
+
+/// [clock_adjtime(2)](https://man7.org/linux/man-pages/man2/clock_adjtime.2.html): the wall clock is the one that can be
+/// adjusted.
+pub fn sys_clock_adjtime(call: &mut Call<'_>) -> Result<u64> {
+    let (clock, address) = (call.int(0), call.address(1));
+    let mut timex: Timex = user::copy_in(address)?;
+    match u32::try_from(clock) {
+        Ok(linux::CLOCK_REALTIME) => adjust_clock(call, &mut timex, address),
+        Ok(_) => read_clock(call, clock).and(Err(Errno::EOPNOTSUPP)),
+        // A descriptor's clock (none has one), else the CPU time of somebody, who need not exist.
+        Err(_) if clock & 7 == 3 => Err(Errno::EINVAL),
+        Err(_) => Err(Errno::EOPNOTSUPP),
+    }
 }
 
 /// `struct timezone`, kept and told: minutes west of Greenwich, and a number that means nothing.

@@ -1,6 +1,7 @@
 //! What a thread's own calls set for it: prctl(2), nice(2), sched_setscheduler(2), ioprio_set(2).
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use abi::linux;
 
@@ -23,6 +24,8 @@ pub struct Attributes {
     pub reset_on_fork: AtomicBool,
     /// ioprio_set(2): class and level.
     pub io_priority: AtomicU32,
+    /// How many urgent threads wait for locks it owns (`futex_pi`): as long as there is one it is urgent itself.
+    pub waited_for: Arc<AtomicUsize>,
 }
 
 impl Default for Attributes {
@@ -35,18 +38,33 @@ impl Default for Attributes {
             priority: AtomicU32::new(0),
             reset_on_fork: AtomicBool::new(false),
             io_priority: AtomicU32::new(0),
+            waited_for: Arc::new(AtomicUsize::new(0)),
         }
     }
 }
 
 impl Attributes {
     /// The nice value that a thread of this one weighs as. Real-time policies order nothing: their threads weigh as the
-    /// least nice ones, those of SCHED_IDLE as the nicest.
+    /// least nice ones, as does who keeps them waiting; those of SCHED_IDLE as the nicest.
     pub fn weighing_as(&self, nice: i8) -> i8 {
         match self.policy.load(Ordering::Relaxed) {
-            linux::SCHED_FIFO | linux::SCHED_RR => -20,
+            _ if self.is_urgent() => -20,
             linux::SCHED_IDLE => 19,
             _ => nice,
+        }
+    }
+
+    /// Whether it has a real-time policy, or owns a lock that one waits for which is urgent.
+    pub fn is_urgent(&self) -> bool {
+        self.waited_for.load(Ordering::Relaxed) > 0
+            || matches!(self.policy.load(Ordering::Relaxed), linux::SCHED_FIFO | linux::SCHED_RR)
+    }
+
+    /// The order in which locks are handed out: real-time priorities, the highest first, then all others.
+    pub fn lock_rank(&self) -> u32 {
+        match self.policy.load(Ordering::Relaxed) {
+            linux::SCHED_FIFO | linux::SCHED_RR => self.priority.load(Ordering::Relaxed) + 1,
+            _ => u32::from(self.is_urgent()),
         }
     }
 

@@ -6,6 +6,7 @@ use abi::{Errno, Result, linux};
 use hal::{Arch as _, TrapFrame as _, UserAddr};
 
 use super::{
+    exit,
     identity::{self, TaskCharge},
     interval_timer,
     process::{self, NewProcess, Process},
@@ -55,7 +56,8 @@ const SUPPORTED: u32 = linux::CLONE_VM
     | linux::CLONE_IO
     | linux::CLONE_UNTRACED
     | linux::CLONE_PTRACE
-    | linux::CLONE_PIDFD;
+    | linux::CLONE_PIDFD
+    | linux::CLONE_NEWUTS;
 
 /// Makes a thread or process that goes on with the caller's registers and 0 as the call's result. Returns its number,
 /// with CLONE_VFORK when the child has let go of the memory.
@@ -106,7 +108,7 @@ fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Res
         (parent.clone(), parent_memory)
     } else {
         let memory = if has(linux::CLONE_VM) { parent_memory } else { parent_memory.fork()? };
-        (new_process(thread, tid, memory.clone(), &request), memory)
+        (new_process(thread, tid, memory.clone(), &request)?, memory)
     };
     let name = thread.name_bytes();
     let len = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
@@ -131,6 +133,7 @@ fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Res
         }
     }
     child.attributes.inherit(&thread.attributes);
+    child.set_uts(if has(linux::CLONE_NEWUTS) { thread.uts().copy() } else { thread.uts() });
     if has(linux::CLONE_PARENT_SETTID) {
         user::copy_out(request.parent_tid, &tid)?;
     }
@@ -166,8 +169,9 @@ fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Res
         interval_timer::limit_changed(&child_process);
         let parent_pid = child_process.parent_pid();
         let owner = if parent_pid == parent.pid() { Some(parent.clone()) } else { process::find(parent_pid) };
-        if let Some(owner) = owner {
-            owner.state.lock().children.push(child_process.clone());
+        // With CLONE_PARENT that may have ended meanwhile.
+        if !owner.is_some_and(|owner| owner.take_child(&child_process)) {
+            exit::adopt(parent, core::slice::from_ref(&child_process));
         }
     }
     // A stop that comes meanwhile is for the new thread too.
@@ -181,11 +185,11 @@ fn new_process(
     pid: i32,
     memory: Arc<crate::mm::address_space::AddressSpace>,
     request: &CloneRequest,
-) -> Arc<Process> {
+) -> Result<Arc<Process>> {
     let has = |flag: u32| request.flags & u64::from(flag) != 0;
     let parent = thread.process();
     let fs = parent.fs();
-    let files = parent.files();
+    let files = if has(linux::CLONE_FILES) { parent.files() } else { Arc::new(parent.files().fork_copy()?) };
     let actions = if has(linux::CLONE_SIGHAND) {
         parent.actions.clone()
     } else {
@@ -197,14 +201,14 @@ fn new_process(
     };
     let name = parent.name();
     let state = parent.state.lock();
-    Process::new(NewProcess {
+    Ok(Process::new(NewProcess {
         pid,
         parent: if has(linux::CLONE_PARENT) { parent.parent_pid() } else { parent.pid() },
         parent_thread: if has(linux::CLONE_PARENT) { parent.parent_thread() } else { thread.tid() },
         group: state.group,
         session: state.session,
         memory: Some(memory),
-        files: if has(linux::CLONE_FILES) { files } else { Arc::new(files.fork_copy()) },
+        files,
         fs: if has(linux::CLONE_FS) { fs } else { Arc::new(IrqLock::new(fs.lock().clone())) },
         actions,
         executable: state.executable.clone(),
@@ -213,7 +217,7 @@ fn new_process(
         exit_signal: request.exit_signal,
         credentials: thread.identity.own(),
         terminal: state.terminal.inherited(),
-    })
+    }))
 }
 
 /// The parent's memory is the child's until it runs another program or ends.

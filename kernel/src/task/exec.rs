@@ -447,23 +447,25 @@ pub fn replace(thread: &Arc<Thread>, frame: &mut TrapFrame, file: Path, program:
         return Err(Errno::EINTR);
     }
 
+    // A table shared with other processes (CLONE_FILES) is not theirs any more.
+    let files = process.own_files()?;
+
     // From here on there is no way back.
     super::posix_timer::delete_all(process);
     if let Some(memory) = process.memory() {
         process.keep_peak(&memory);
     }
     leave_old_image(thread);
-    let (old_memory, files) = {
+    let old = {
         let mut state = process.state.lock();
-        state.executable = Some(loaded.executable);
-        (state.memory.replace(loaded.memory.clone()), state.files.clone())
+        let old_executable = state.executable.replace(loaded.executable);
+        let old_files = core::mem::replace(&mut state.files, files.clone());
+        (state.memory.replace(loaded.memory.clone()), old_executable, old_files)
     };
     scheduler::use_memory(Some(loaded.memory));
-    drop(old_memory);
-    // A table shared with other processes (CLONE_FILES) is not theirs any more.
-    let own = if Arc::strong_count(&files) > 2 { Arc::new(files.fork_copy()) } else { files };
-    process.state.lock().files = own.clone();
-    own.close_on_exec();
+    // Without the lock: the end of a file may take time, and other locks.
+    drop(old);
+    files.close_on_exec();
     process.actions.lock().reset_handlers();
     {
         let mut signals = thread.signals.lock();

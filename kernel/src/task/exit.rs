@@ -124,6 +124,7 @@ fn end_process(process: &Arc<Process>, thread: &Thread) {
     let (files, memory, children, status, fs_executable) = {
         let mut state = process.state.lock();
         let status = state.requested.unwrap_or(ExitStatus::Exited(0));
+        state.adopts = false;
         let files = core::mem::replace(&mut state.files, Arc::new(FdTable::new()));
         (files, state.memory.take(), core::mem::take(&mut state.children), status, state.executable.take())
     };
@@ -162,25 +163,16 @@ fn tell_end(process: &Arc<Process>) {
     notify_parent(process, code as i32, value);
 }
 
-/// Orphans become children of the nearest ancestor that asked for them (prctl(2), PR_SET_CHILD_SUBREAPER), else of
-/// process 1, which is told of those that have ended.
-fn adopt(process: &Process, children: &[Arc<Process>]) {
-    if children.is_empty() {
-        return;
-    }
-    let living = |process: &Arc<Process>| process.exit_status().is_none() && !process.is_exiting();
-    let mut reaper = process::find(process.parent_pid());
-    while let Some(candidate) = &reaper
-        && !(candidate.is_subreaper() && living(candidate))
-        && candidate.pid() > 1
-    {
-        reaper = process::find(candidate.parent_pid());
-    }
-    let Some(reaper) = reaper.filter(|reaper| reaper.pid() > 0).or_else(|| process::find(1)) else { return };
+/// Orphans of `process` become children of the nearest of its ancestors that asked for them (prctl(2),
+/// PR_SET_CHILD_SUBREAPER), else of process 1, which is told of those that have ended.
+pub(super) fn adopt(process: &Process, children: &[Arc<Process>]) {
     for child in children {
-        // Known before it is told so: a child that ends now is looked for among its parent's children.
-        reaper.state.lock().children.push(child.clone());
-        child.set_parent(reaper.pid());
+        // The one that is found may end before it has the child; then it is not found again.
+        while let Some(reaper) = reaper_for(process) {
+            if reaper.take_child(child) {
+                break;
+            }
+        }
         child.set_parent_thread(0);
         // One that has ended and told its old parent is told of here; one that ends later sees its new parent.
         if child.exit_status().is_some() {
@@ -188,6 +180,18 @@ fn adopt(process: &Process, children: &[Arc<Process>]) {
             tell_end(child);
         }
     }
+}
+
+/// Who takes the orphans of a process; `None` where process 1 itself has ended.
+fn reaper_for(process: &Process) -> Option<Arc<Process>> {
+    let mut reaper = process::find(process.parent_pid());
+    while let Some(candidate) = &reaper
+        && candidate.pid() > 1
+        && !(candidate.is_subreaper() && candidate.adopts())
+    {
+        reaper = process::find(candidate.parent_pid());
+    }
+    reaper.filter(|reaper| reaper.pid() > 0).or_else(|| process::find(1)).filter(|reaper| reaper.adopts())
 }
 
 /// SIGCHLD for the parent; an ended child whose parent does not care goes at once.

@@ -4,7 +4,7 @@
 //! word is compared with the bucket's lock held, so a wake between comparison and sleep cannot be missed.
 
 use alloc::{collections::VecDeque, sync::Arc, vec::Vec};
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use abi::{Errno, Result};
 use hal::{FaultAccess, UserAddr};
@@ -39,8 +39,17 @@ struct Waiter {
     thread: Arc<Thread>,
     bitset: u32,
     woken: AtomicBool,
+    /// The bucket it is in or was in last. Changed with that one locked and the one it comes from.
+    bucket: AtomicUsize,
     /// Waits to be moved to a lock (FUTEX_WAIT_REQUEUE_PI), as whom; nobody wakes it here.
     locker: Option<Arc<futex_pi::Waiter>>,
+}
+
+impl Waiter {
+    fn new(thread: &Arc<Thread>, bitset: u32, locker: Option<Arc<futex_pi::Waiter>>) -> Arc<Self> {
+        let (woken, bucket) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Arc::new(Self { thread: thread.clone(), bitset, woken, bucket, locker })
+    }
 }
 
 type Waiters = VecDeque<(Key, Arc<Waiter>)>;
@@ -96,7 +105,7 @@ pub fn wait(address: UserAddr, private: bool, expected: u32, bitset: u32, deadli
     }
     let key = key(address, private)?;
     let thread = scheduler::current();
-    let waiter = Arc::new(Waiter { thread: thread.clone(), bitset, woken: AtomicBool::new(false), locker: None });
+    let waiter = Waiter::new(&thread, bitset, None);
     enqueue(key, address, expected, &waiter)?;
     let result = wait::block_until(&thread, deadline_ns, || waiter.woken.load(Ordering::Acquire).then_some(()));
     if result.is_err() {
@@ -111,26 +120,74 @@ pub fn wait(address: UserAddr, private: bool, expected: u32, bitset: u32, deadli
     }
 }
 
-/// Makes a waiter one of the word's. EAGAIN when the word is not `expected`; EFAULT.
-fn enqueue(key: Key, address: UserAddr, expected: u32, waiter: &Arc<Waiter>) -> Result<()> {
-    // Brings the page in, so that the look under the lock finds it.
-    let _: u32 = user::copy_in(address)?;
-    let mut bucket = TABLE[bucket_index(&key)].lock();
-    if user::copy_in::<u32>(address)? != expected {
-        return Err(Errno::EAGAIN);
-    }
-    bucket.push_back((key, waiter.clone()));
-    Ok(())
+/// A word that somebody waits for to be something else than it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Word {
+    /// Where it is.
+    pub address: UserAddr,
+    /// Whether it is of one process alone.
+    pub private: bool,
+    /// What it is.
+    pub expected: u32,
 }
 
-/// Takes a waiter out of whatever bucket it is in by now (a requeue may have moved it).
+/// futex_waitv(2): sleeps while all words are what is expected; answers the number of one that was woken. The deadline is
+/// on the monotonic clock. EAGAIN when a word is something else, ETIMEDOUT, or interrupted.
+pub fn wait_for_any(words: &[Word], deadline_ns: Option<u64>) -> Result<usize> {
+    let thread = scheduler::current();
+    let keys = words.iter().map(|word| key(word.address, word.private)).collect::<Result<Vec<Key>>>()?;
+    let waiters: Vec<Arc<Waiter>> = words.iter().map(|_| Waiter::new(&thread, MATCH_ANY, None)).collect();
+    let woken = || waiters.iter().rposition(|waiter| waiter.woken.load(Ordering::Acquire));
+    let mut all = words.iter().zip(&keys).zip(&waiters);
+    let queued = all.try_for_each(|((word, key), waiter)| enqueue(*key, word.address, word.expected, waiter));
+    let result = match queued {
+        Ok(()) => wait::block_until(&thread, deadline_ns, woken).map_err(|error| match error {
+            WaitError::Interrupted => Errno::RESTART,
+            WaitError::TimedOut => Errno::ETIMEDOUT,
+        }),
+        Err(error) => Err(error),
+    };
+    waiters.iter().filter(|waiter| !waiter.woken.load(Ordering::Acquire)).for_each(leave);
+    // A wake that came together with whatever else ended the wait counts.
+    woken().map_or(result, Ok)
+}
+
+/// Makes a waiter one of the word's. EAGAIN when the word is not `expected`; EFAULT.
+fn enqueue(key: Key, address: UserAddr, expected: u32, waiter: &Arc<Waiter>) -> Result<()> {
+    let index = bucket_index(&key);
+    loop {
+        // Brings the page in, so that the look under the lock finds it.
+        let _: u32 = user::copy_in(address)?;
+        let mut bucket = TABLE[index].lock();
+        match look(address) {
+            None => {}
+            Some(value) if value != expected => return Err(Errno::EAGAIN),
+            Some(_) => {
+                waiter.bucket.store(index, Ordering::Relaxed);
+                bucket.push_back((key, waiter.clone()));
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The word, for who holds a lock; `None` where its page has gone since it was brought in.
+fn look(address: UserAddr) -> Option<u32> {
+    user::copy_in(address).ok()
+}
+
+/// Takes a waiter out of the bucket it is in by now (a requeue may have moved it).
 fn leave(waiter: &Arc<Waiter>) {
-    for bucket in &TABLE {
-        let mut bucket = bucket.lock();
+    loop {
+        let index = waiter.bucket.load(Ordering::Relaxed);
+        let mut bucket = TABLE[index].lock();
+        if waiter.bucket.load(Ordering::Relaxed) != index {
+            continue;
+        }
         if let Some(position) = bucket.iter().position(|(_, other)| Arc::ptr_eq(other, waiter)) {
             bucket.remove(position);
-            return;
         }
+        return;
     }
 }
 
@@ -195,45 +252,57 @@ pub fn requeue(
         return Err(Errno::EINVAL);
     }
     let (from, to) = (key(address, private)?, key(target, private)?);
-    // Brings the page in, so that the look under the lock finds it.
-    let _: u32 = user::copy_in(address)?;
     let mut woken = Vec::new();
     // Both at once, so that a waiter is always in one of them: one that leaves would else be moved, and woken, when it is
     // gone. The one with the lower number is locked first.
     let (from_index, to_index) = (bucket_index(&from), bucket_index(&to));
-    let low = &mut *TABLE[from_index.min(to_index)].lock();
-    let mut high = (from_index != to_index).then(|| TABLE[from_index.max(to_index)].lock());
-    if let Some(expected) = expected
-        && user::copy_in::<u32>(address)? != expected
-    {
-        return Err(Errno::EAGAIN);
-    }
-    let (source, mut sink) = match &mut high {
-        None => (low, None),
-        Some(high) if from_index < to_index => (low, Some(&mut **high)),
-        Some(high) => (&mut **high, Some(low)),
+    let moved = loop {
+        // Brings the page in, so that the look under the lock finds it.
+        let _: u32 = user::copy_in(address)?;
+        let low = &mut *TABLE[from_index.min(to_index)].lock();
+        let mut high = (from_index != to_index).then(|| TABLE[from_index.max(to_index)].lock());
+        if let Some(expected) = expected {
+            match look(address) {
+                None => continue,
+                Some(value) if value != expected => return Err(Errno::EAGAIN),
+                Some(_) => {}
+            }
+        }
+        let (source, sink) = match &mut high {
+            None => (low, None),
+            Some(high) if from_index < to_index => (low, Some(&mut **high)),
+            Some(high) => (&mut **high, Some(low)),
+        };
+        wake_in(source, &from, count, MATCH_ANY, &mut woken)?;
+        break move_waiters(source, sink, &from, &to, limit)?;
     };
-    wake_in(source, &from, count, MATCH_ANY, &mut woken)?;
-    let mut moved = 0;
-    let mut index = 0;
+    Ok(woken.len() as u32 + moved)
+}
+
+/// Makes up to `limit` waiters of a word those of another, in the bucket `sink` where that is not the same; returns how
+/// many. EINVAL when it comes to one that waits to be moved to a lock.
+fn move_waiters(source: &mut Waiters, mut sink: Option<&mut Waiters>, from: &Key, to: &Key, limit: u32) -> Result<u32> {
+    let (mut moved, mut index) = (0, 0);
     while index < source.len() && moved < limit {
-        if source[index].0 != from {
+        let (key, waiter) = &mut source[index];
+        if key != from {
             index += 1;
             continue;
         }
-        if source[index].1.locker.is_some() {
+        if waiter.locker.is_some() {
             return Err(Errno::EINVAL);
         }
         moved += 1;
+        *key = *to;
         match &mut sink {
-            None => {
-                source[index].0 = to;
-                index += 1;
+            None => index += 1,
+            Some(sink) => {
+                waiter.bucket.store(bucket_index(to), Ordering::Relaxed);
+                sink.extend(source.remove(index));
             }
-            Some(sink) => sink.extend(source.remove(index).map(|(_, waiter)| (to, waiter))),
         }
     }
-    Ok(woken.len() as u32 + moved)
+    Ok(moved)
 }
 
 /// FUTEX_WAIT_REQUEUE_PI: sleeps while the word is `expected`, until FUTEX_CMP_REQUEUE_PI moves it to the lock `target`
@@ -254,12 +323,7 @@ pub fn wait_requeue_pi(
     }
     let thread = scheduler::current();
     let locker = futex_pi::Waiter::new(&thread, to, target);
-    let waiter = Arc::new(Waiter {
-        thread: thread.clone(),
-        bitset: MATCH_ANY,
-        woken: AtomicBool::new(false),
-        locker: Some(locker.clone()),
-    });
+    let waiter = Waiter::new(&thread, MATCH_ANY, Some(locker.clone()));
     enqueue(from, address, expected, &waiter)?;
     let result = locker.wait(deadline_ns);
     // Nobody moves it to the lock after this.
@@ -299,8 +363,10 @@ pub fn requeue_pi(
         // Brings the page in, so that the look under the lock finds it.
         let _: u32 = user::copy_in(address)?;
         let mut bucket = TABLE[bucket_index(&from)].lock();
-        if user::copy_in::<u32>(address)? != expected {
-            return Err(Errno::EAGAIN);
+        match look(address) {
+            None => continue,
+            Some(value) if value != expected => return Err(Errno::EAGAIN),
+            Some(_) => {}
         }
         let outcome = loop {
             let next = bucket.iter().position(|(key, _)| *key == from).filter(|_| moved.len() <= limit as usize);

@@ -1,7 +1,9 @@
 //! Locks made of futexes (futex(2), "Priority-inheritance futexes"): the word says who owns the lock.
 //!
 //! A program takes a free lock and gives back one that nobody waits for without a call. The kernel keeps a [`Lock`] for
-//! each word that threads wait for: its owner and the waiters in the order of their turn. Unlike plain waiters
+//! each word that threads wait for: its owner and the waiters in the order of their turn, which is that of their
+//! real-time priorities and then of their coming. As long as an urgent thread waits, the owner is urgent too, and whoever
+//! the owner waits for ([`Attributes`](super::attributes::Attributes)). Unlike plain waiters
 //! (`futex.rs`) these get the lock with the wake: who unlocks writes the next owner into the word. When an owner ends,
 //! the next one writes that itself, in its own memory.
 //!
@@ -9,10 +11,10 @@
 //! only where threads compete for a lock, and who waits for whom can be followed through it to find circles.
 
 use alloc::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
     sync::Arc,
 };
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
 use abi::{Errno, Result};
 use hal::UserAddr;
@@ -32,8 +34,12 @@ const LONGEST_CHAIN: usize = 1024;
 struct Lock {
     /// Who has it. Leaves the table before its number can become another thread's ([`release`]).
     owner: i32,
+    /// The owner's count of urgent threads that wait for it.
+    owner_waited_for: Arc<AtomicUsize>,
     /// Never empty while in the table.
     waiters: VecDeque<Arc<Waiter>>,
+    /// How many of them are urgent, as far as the owner's count knows.
+    urgent: usize,
 }
 
 struct Table {
@@ -62,13 +68,17 @@ pub struct Waiter {
     /// Changed with the table locked, but for [`Waiter::grant`] of one that is not in it.
     state: AtomicU8,
     was_queued: AtomicBool,
+    /// Counted as urgent. Changed with the table locked, as is the rank by which it has its place.
+    urgent: AtomicBool,
+    rank: AtomicU32,
 }
 
 impl Waiter {
     /// One that does not wait yet.
     pub(super) fn new(thread: &Arc<Thread>, key: Key, address: UserAddr) -> Arc<Self> {
         let (state, was_queued) = (AtomicU8::new(WAITING), AtomicBool::new(false));
-        Arc::new(Self { thread: thread.clone(), key, address, state, was_queued })
+        let (urgent, rank) = (AtomicBool::new(false), AtomicU32::new(0));
+        Arc::new(Self { thread: thread.clone(), key, address, state, was_queued, urgent, rank })
     }
 
     /// The lock it waits for.
@@ -126,9 +136,39 @@ impl Waiter {
 impl Lock {
     /// Makes the first waiter the one to write itself into the word, after the owner ended.
     fn pass_on(&mut self) {
-        if let Some(next) = self.waiters.front() {
-            self.owner = next.thread.tid();
+        if let Some(next) = self.waiters.front().cloned() {
+            self.belongs_to(&next.thread);
             next.set_state(INHERITS);
+        }
+    }
+
+    /// Another thread owns it: who waits for it, waits for that one.
+    fn belongs_to(&mut self, owner: &Thread) {
+        self.owner = owner.tid();
+        let new = &owner.attributes.waited_for;
+        new.fetch_add(self.urgent, Ordering::Relaxed);
+        self.owner_waited_for.fetch_sub(self.urgent, Ordering::Relaxed);
+        self.owner_waited_for = new.clone();
+    }
+
+    /// Puts a waiter behind those whose turn comes before.
+    fn queue(&mut self, waiter: Arc<Waiter>) {
+        let rank = waiter.thread.attributes.lock_rank();
+        waiter.rank.store(rank, Ordering::Relaxed);
+        // Who is about to write itself into the word stays the first.
+        let first = usize::from(self.is_being_inherited());
+        let behind = self.waiters.iter().skip(first).position(|other| other.rank.load(Ordering::Relaxed) < rank);
+        self.waiters.insert(behind.map_or(self.waiters.len(), |position| first + position), waiter);
+    }
+
+    /// One more or less of those that wait is urgent.
+    fn count_urgent(&mut self, more: bool) {
+        if more {
+            self.urgent += 1;
+            self.owner_waited_for.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.urgent -= 1;
+            self.owner_waited_for.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -138,12 +178,52 @@ impl Lock {
 }
 
 impl Table {
-    fn add(&mut self, owner: i32, waiter: &Arc<Waiter>) {
+    /// `owner` is needed where nobody waits for the lock yet.
+    fn add(&mut self, owner: Option<&Arc<Thread>>, waiter: &Arc<Waiter>) -> Result<()> {
+        let lock = match (self.locks.entry(waiter.key), owner) {
+            (Entry::Occupied(lock), _) => lock.into_mut(),
+            (Entry::Vacant(place), Some(owner)) => place.insert(Lock {
+                owner: owner.tid(),
+                owner_waited_for: owner.attributes.waited_for.clone(),
+                waiters: VecDeque::new(),
+                urgent: 0,
+            }),
+            (Entry::Vacant(_), None) => return Err(Errno::ESRCH),
+        };
+        lock.queue(waiter.clone());
         waiter.was_queued.store(true, Ordering::Release);
         self.waiting.insert(waiter.thread.tid(), waiter.key);
-        let lock = self.locks.entry(waiter.key).or_insert_with(|| Lock { owner, waiters: VecDeque::new() });
-        lock.waiters.push_back(waiter.clone());
         NR_LOCKS.store(self.locks.len(), Ordering::Release);
+        self.look_at_urgency(waiter.thread.tid());
+        Ok(())
+    }
+
+    /// A waiting thread has become urgent, or has ceased to be, or another turn is its: its place in the queue, and what
+    /// that means for the owner, and so on for who the owner waits for.
+    fn look_at_urgency(&mut self, tid: i32) {
+        let mut tid = tid;
+        for _ in 0..LONGEST_CHAIN {
+            let Some(lock) = self.waiting.get(&tid).and_then(|key| self.locks.get_mut(key)) else { return };
+            let Some(position) = lock.waiters.iter().position(|waiter| waiter.thread.tid() == tid) else { return };
+            let is_next_owner = position == 0 && lock.is_being_inherited();
+            let keeps_rank =
+                |waiter: &Arc<Waiter>| waiter.thread.attributes.lock_rank() == waiter.rank.load(Ordering::Relaxed);
+            // Those of one rank stay in the order in which they came to it.
+            if !is_next_owner
+                && !lock.waiters.get(position).is_some_and(keeps_rank)
+                && let Some(waiter) = lock.waiters.remove(position)
+            {
+                lock.queue(waiter);
+            }
+            let Some(waiter) = lock.waiters.iter().find(|waiter| waiter.thread.tid() == tid) else { return };
+            // One that owns it already waits for nobody.
+            let urgent = !is_next_owner && waiter.thread.attributes.is_urgent();
+            if waiter.urgent.swap(urgent, Ordering::Relaxed) == urgent {
+                return;
+            }
+            lock.count_urgent(urgent);
+            tid = lock.owner;
+        }
     }
 
     /// Takes out a waiter whose thread keeps it alive.
@@ -152,7 +232,12 @@ impl Table {
         let Some(position) = lock.waiters.iter().position(|other| Arc::ptr_eq(other, waiter)) else { return };
         lock.waiters.remove(position);
         self.waiting.remove(&waiter.thread.tid());
+        let owner = lock.owner;
+        if waiter.urgent.swap(false, Ordering::Relaxed) {
+            lock.count_urgent(false);
+        }
         self.forget_unused(&waiter.key);
+        self.look_at_urgency(owner);
     }
 
     fn forget_unused(&mut self, key: &Key) {
@@ -271,7 +356,7 @@ fn attempt_in(
         return Err(Errno::EAGAIN);
     }
     table.check_circle(owner, tid)?;
-    table.add(owner, waiter);
+    table.add(sight.owner.as_ref(), waiter)?;
     Ok(Attempt::Queued)
 }
 
@@ -339,7 +424,7 @@ pub fn unlock(address: UserAddr, private: bool) -> Result<()> {
             if replaced && let Some(next) = &next {
                 table.remove(next);
                 if let Some(lock) = table.locks.get_mut(&key) {
-                    lock.owner = next.thread.tid();
+                    lock.belongs_to(&next.thread);
                 }
                 next.grant();
             }
@@ -351,6 +436,13 @@ pub fn unlock(address: UserAddr, private: bool) -> Result<()> {
         if replaced {
             return Ok(());
         }
+    }
+}
+
+/// A thread has another policy or priority.
+pub fn priority_changed(thread: &Thread) {
+    if NR_LOCKS.load(Ordering::Acquire) != 0 {
+        TABLE.lock().look_at_urgency(thread.tid());
     }
 }
 

@@ -192,6 +192,10 @@ impl Thread {
     /// change says so, and the task counts for its new user.
     pub fn set_credentials(&self, new: Credentials) {
         let old = self.identity.own();
+        if *old == new {
+            // The same ones still: what was opened with them counts as the thread's own.
+            return;
+        }
         let new = Arc::new(new);
         if old.must_hide(&new)
             && let Some(memory) = self.process().memory()

@@ -30,6 +30,10 @@ static ENDED_QUEUE: Lazy<Arc<WaitQueue>> = Lazy::new(|| Arc::new(WaitQueue::new(
 /// Whether the machine is to be switched off when process 1 ends.
 static POWER_OFF: IrqLock<bool> = IrqLock::new(false);
 
+/// What is started. A thread belongs to the session that started it, and a session's warnings settings are its own: both
+/// are context variables (`python/piton/repl/routing.py`).
+const ARGUMENTS: [&[u8]; 7] =
+    [b"python3", b"-X", b"thread_inherit_context=1", b"-X", b"context_aware_warnings=1", b"-m", b"piton.init"];
 /// Ends for lack of memory in a row after which another start is pointless.
 const MAX_STARVED: u32 = 3;
 /// Restarts in a row that come faster than this, in nanoseconds, are slowed down.
@@ -163,7 +167,7 @@ fn start(last: Option<ExitStatus>) -> Result<()> {
         title: None,
         closes: false,
         name: b"/usr/bin/python3".to_vec(),
-        arguments: [&b"python3"[..], b"-m", b"piton.init"].map(<[u8]>::to_vec).to_vec(),
+        arguments: ARGUMENTS.iter().map(|argument| argument.to_vec()).collect(),
         environment: environment(last),
     };
     let file = fs::path::resolve(&root, &root, &program.name, true)?;

@@ -133,9 +133,13 @@ impl IntervalTimer {
 impl TimerCallback for IntervalTimer {
     fn expired(&self) {
         let Some(process) = self.process.upgrade() else { return };
-        if self.schedule.lock().advance() > 0 {
-            let signal = self.signal(&process);
-            signal::send_to_process(&process, signal, SignalInfo::kernel(signal));
+        {
+            // Locked until the signal is sent: none comes after setitimer(2) has stopped the timer.
+            let mut schedule = self.schedule.lock();
+            if schedule.advance() > 0 {
+                let signal = self.signal(&process);
+                signal::send_to_process(&process, signal, SignalInfo::kernel(signal));
+            }
         }
         self.arm(SHORTEST_NS);
     }

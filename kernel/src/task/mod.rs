@@ -12,6 +12,8 @@ pub mod identity;
 pub mod init;
 pub mod interval_timer;
 pub mod job;
+pub mod load;
+pub mod namespace;
 pub mod oom;
 pub mod pending;
 pub mod posix_timer;

@@ -10,9 +10,13 @@ use super::{
     process::{self, ExitStatus, Process},
     scheduler,
 };
-use crate::sync::PlainLock;
+use crate::{sync::PlainLock, time};
 
-static CHOOSING: PlainLock<()> = PlainLock::new(());
+/// How long a process may take to end, in nanoseconds.
+const PATIENCE_NS: u64 = 2_000_000_000;
+
+/// When one was last chosen, in nanoseconds of monotonic time.
+static CHOOSING: PlainLock<u64> = PlainLock::new(0);
 /// Process 1 was the victim.
 static ENDED_PROCESS_ONE: AtomicBool = AtomicBool::new(false);
 
@@ -21,14 +25,18 @@ pub fn take_ended_process_one() -> bool {
     ENDED_PROCESS_ONE.swap(false, Ordering::Relaxed)
 }
 
-/// Ends the largest process, process 1 only where it is alone, unless one is ending already; then lets it run.
+/// Ends the largest process, process 1 only where it is alone, unless one is ending already; then lets it run. One that
+/// does not come to its end for long waits, maybe for the caller: then another is ended, too.
 pub fn relieve() {
     // One victim at a time, whichever CPUs run out.
-    let choosing = CHOOSING.lock();
+    let mut chosen_ns = CHOOSING.lock();
+    let now = time::monotonic_ns();
     let living = |process: &Arc<Process>| process.exit_status().is_none();
-    let candidates: alloc::vec::Vec<Arc<Process>> = process::all().into_iter().filter(living).collect();
-    if !candidates.iter().any(|process| process.is_exiting()) {
-        let pages = |process: &&Arc<Process>| process.memory().map_or(0, |memory| memory.resident_pages());
+    let mut candidates: alloc::vec::Vec<Arc<Process>> = process::all().into_iter().filter(living).collect();
+    if !candidates.iter().any(|process| process.is_exiting()) || now.saturating_sub(*chosen_ns) > PATIENCE_NS {
+        *chosen_ns = now;
+        candidates.retain(|process| !process.is_exiting());
+        let pages = |process: &&Arc<Process>| process.memory().map_or(0, |memory| memory.held_pages());
         let others = candidates.iter().filter(|process| process.pid() != 1).max_by_key(pages);
         if let Some(victim) = others.or(candidates.first()) {
             log::error!("out of memory: {}[{}] ended, it had {} KiB", victim.name(), victim.pid(), pages(&victim) * 4);
@@ -36,7 +44,7 @@ pub fn relieve() {
             exit::request_exit(victim, ExitStatus::Signaled(linux::SIGKILL, false));
         }
     }
-    drop(choosing);
+    drop(chosen_ns);
     if !scheduler::current().process().is_exiting() {
         scheduler::yield_now();
     }

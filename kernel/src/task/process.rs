@@ -71,6 +71,8 @@ pub(super) struct State {
     pub session: i32,
     pub threads: Vec<Arc<Thread>>,
     pub children: Vec<Arc<Process>>,
+    /// It is not ending: it may get further children.
+    pub adopts: bool,
     pub memory: Option<Arc<AddressSpace>>,
     pub files: Arc<FdTable>,
     pub fs: Arc<IrqLock<FsContext>>,
@@ -246,6 +248,7 @@ impl Process {
                 session: new.session,
                 threads: Vec::new(),
                 children: Vec::new(),
+                adopts: true,
                 memory: new.memory,
                 files: new.files,
                 fs: new.fs,
@@ -293,6 +296,21 @@ impl Process {
         // Before a look at whether it has ended; who ends looks the other way round (`exit::adopt`).
         fence(Ordering::SeqCst);
     }
+    /// Whether it goes on and can have children, orphans of others among them.
+    pub(super) fn adopts(&self) -> bool {
+        let state = self.state.lock();
+        state.adopts && state.requested.is_none()
+    }
+    /// Becomes the parent of `child`; `false` where it has given its children away already, for it ends.
+    pub(super) fn take_child(&self, child: &Arc<Self>) -> bool {
+        let mut state = self.state.lock();
+        if state.adopts {
+            // Known before it is told so: a child that ends now is looked for among its parent's children.
+            state.children.push(child.clone());
+            child.set_parent(self.pid);
+        }
+        state.adopts
+    }
     /// The thread of the parent that made it; 0 once that has ended.
     pub(super) fn parent_thread(&self) -> i32 {
         self.parent_thread.load(Ordering::Relaxed)
@@ -329,17 +347,16 @@ impl Process {
     pub fn files(&self) -> Arc<FdTable> {
         self.state.lock().files.clone()
     }
-    /// Gives it a descriptor table of its own where it shares one with another process (CLONE_FILES).
-    pub fn unshare_files(&self) {
-        let old = {
-            let mut state = self.state.lock();
-            let shared = Arc::strong_count(&state.files) > 1;
-            shared.then(|| {
-                let own = Arc::new(state.files.fork_copy());
-                core::mem::replace(&mut state.files, own)
-            })
-        };
-        drop(old);
+    /// A descriptor table of its own where it shares one with another process (CLONE_FILES), else the one it has, with
+    /// its locks. ENOMEM.
+    pub(super) fn own_files(&self) -> Result<Arc<FdTable>> {
+        let files = self.files();
+        // The process and this function hold it.
+        Ok(if Arc::strong_count(&files) > 2 { Arc::new(files.fork_copy()?) } else { files })
+    }
+    /// Gives it a descriptor table of its own where it shares one with another process. ENOMEM.
+    pub fn unshare_files(&self) -> Result<()> {
+        self.unshare(false, true)
     }
     /// Where it is in the file system.
     pub fn fs(&self) -> Arc<IrqLock<FsContext>> {
@@ -491,18 +508,22 @@ impl Process {
     }
 
     /// Gives the process working directory, root and umask, or descriptors, of its own (unshare(2)).
-    pub fn unshare(&self, fs: bool, files: bool) {
-        let (old_fs, old_files) = (self.fs(), self.files());
-        let own_fs = fs.then(|| Arc::new(IrqLock::new(old_fs.lock().clone())));
-        // A table that nobody shares keeps its locks. The process and this function hold it.
-        let own_files = (files && Arc::strong_count(&old_files) > 2).then(|| Arc::new(old_files.fork_copy()));
-        let mut state = self.state.lock();
-        if let Some(own) = own_fs {
-            state.fs = own;
-        }
-        if let Some(own) = own_files {
-            state.files = own;
-        }
+    /// ENOMEM.
+    pub fn unshare(&self, fs: bool, files: bool) -> Result<()> {
+        let own_files = if files { Some(self.own_files()?) } else { None };
+        let own_fs = fs.then(|| {
+            let shared = self.fs();
+            let own = shared.lock().clone();
+            Arc::new(IrqLock::new(own))
+        });
+        // What they replace goes after the lock.
+        let old = {
+            let mut state = self.state.lock();
+            let old_fs = own_fs.map(|own| core::mem::replace(&mut state.fs, own));
+            (old_fs, own_files.map(|own| core::mem::replace(&mut state.files, own)))
+        };
+        drop(old);
+        Ok(())
     }
 
     pub(super) fn set_job(&self, group: i32, session: Option<i32>) {

@@ -34,7 +34,10 @@ use klib::{
     run_queue::{self, RunQueue},
 };
 
-use super::thread::{RunState, Thread};
+use super::{
+    load,
+    thread::{RunState, Thread},
+};
 use crate::{
     arch::Arch,
     irq::{self, Ipi},
@@ -108,6 +111,11 @@ fn load(cpu: usize) -> usize {
     CPUS.get(cpu).map_or(0, |cpu| cpu.load.load(Ordering::Relaxed))
 }
 
+/// How many threads run or wait for a CPU.
+pub fn nr_active() -> usize {
+    smp::online().iter().map(load).sum()
+}
+
 fn this_cpu() -> &'static Cpu {
     let pointer: *const Cpu = ptr::with_exposed_provenance(Arch::cpu_data());
     // SAFETY: `set_cpu` set the pointer to a static before anything here runs.
@@ -177,6 +185,9 @@ pub fn idle_loop() -> ! {
         }
         Arch::restore_interrupts(state);
         Arch::enable_interrupts();
+        if cpu.load.load(Ordering::Relaxed) > 0 {
+            load::cpu_got_work();
+        }
         schedule();
     }
 }
@@ -310,6 +321,15 @@ pub fn set_affinity(thread: &Arc<Thread>, cpus: CpuSet) {
 /// Whether the running thread should give up the CPU on its way out of the kernel.
 pub fn should_reschedule() -> bool {
     this_cpu().reschedule.load(Ordering::Relaxed)
+}
+
+/// Lets another thread run that is due, in the middle of a call that takes long. No lock is held.
+pub fn give_way() {
+    #[cfg(debug_assertions)]
+    crate::lock_order::before_switch(0);
+    if should_reschedule() {
+        schedule();
+    }
 }
 
 /// Another CPU interrupted: it has queued a thread here, or what runs has something to look at. The way out of the

@@ -544,11 +544,10 @@ pub fn handle_pending(thread: &Arc<Thread>, frame: &mut TrapFrame) {
     if restart {
         frame.restart_syscall(thread.syscall_argument());
     }
-    let restored = {
-        let mut signals = thread.signals.lock();
+    let restored = thread.change_mask(|signals| {
         let saved = signals.saved_mask.take();
         saved.map(|mask| signals.mask = mask).is_some()
-    };
+    });
     // What only the temporary mask blocked is due now.
     if restored && thread.signal_pending() {
         thread.notify();
@@ -596,15 +595,15 @@ fn enter_handler(
     user::copy_out_bytes(UserAddr::new(address), &bytes[..len])?;
     *frame = entered;
 
-    let mut signals = thread.signals.lock();
-    signals.mask = (old_mask | action.mask).blockable();
-    if action.flags & u64::from(linux::SA_NODEFER) == 0 {
-        signals.mask = (signals.mask | SignalSet::of(signal)).blockable();
-    }
-    if alt_stack.flags & linux::SS_AUTODISARM != 0 {
-        signals.alt_stack = AltStack::default();
-    }
-    drop(signals);
+    thread.change_mask(|signals| {
+        signals.mask = (old_mask | action.mask).blockable();
+        if action.flags & u64::from(linux::SA_NODEFER) == 0 {
+            signals.mask = (signals.mask | SignalSet::of(signal)).blockable();
+        }
+        if alt_stack.flags & linux::SS_AUTODISARM != 0 {
+            signals.alt_stack = AltStack::default();
+        }
+    });
     if action.flags & u64::from(linux::SA_RESETHAND) != 0 {
         thread.process().actions.lock().set(signal, Action::default());
     }

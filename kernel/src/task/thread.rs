@@ -13,6 +13,7 @@ use klib::{cpu_set::CpuSet, run_queue};
 use super::{
     attributes::Attributes,
     identity::Identity,
+    namespace::{Kind, Namespace, UtsNamespace},
     pending::Pending,
     process::Process,
     scheduler,
@@ -110,6 +111,8 @@ pub struct Thread {
     pub addresses: IrqLock<ThreadAddresses>,
     /// Who it acts for, and what it may do.
     pub identity: Identity,
+    /// Its host and domain name.
+    uts: IrqLock<Arc<UtsNamespace>>,
 }
 
 // SAFETY: `context` is only touched by the scheduler while the thread does not run, or by the thread itself.
@@ -204,6 +207,7 @@ impl Thread {
             signals: IrqLock::new(ThreadSignals::default()),
             addresses: IrqLock::new(ThreadAddresses::default()),
             identity: Identity::default(),
+            uts: IrqLock::new(UtsNamespace::first()),
         };
         thread.set_name(name);
         thread
@@ -253,6 +257,25 @@ impl Thread {
         *self.name.lock() = own;
     }
 
+    /// The UTS namespace it is in.
+    pub fn uts(&self) -> Arc<UtsNamespace> {
+        self.uts.lock().clone()
+    }
+
+    /// Puts it into a UTS namespace.
+    pub fn set_uts(&self, uts: Arc<UtsNamespace>) {
+        let old = core::mem::replace(&mut *self.uts.lock(), uts);
+        drop(old);
+    }
+
+    /// The namespace of a kind it is in.
+    pub fn namespace(&self, kind: Kind) -> Namespace {
+        match kind {
+            Kind::Uts => Namespace::Uts(self.uts()),
+            _ => Namespace::Only(kind),
+        }
+    }
+
     /// CPU time used until now, in nanoseconds.
     pub fn cpu_time_ns(&self) -> u64 {
         scheduler::cpu_time_ns(self)
@@ -293,8 +316,8 @@ impl Thread {
         self.counters.leave_kernel(|| self.cpu_time_ns());
     }
 
-    /// Where faults and switches are counted.
-    pub(super) fn counters(&self) -> &Counters {
+    /// Where faults, switches and transfers are counted.
+    pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
@@ -438,11 +461,10 @@ impl Thread {
     /// Blocks `mask` instead of the current set until the call ends (ppoll, pselect, epoll_pwait, sigsuspend): a signal
     /// that comes meanwhile is handled with `mask` in force, then the old set returns.
     pub fn set_temporary_mask(&self, mask: u64) {
-        let mut signals = self.signals.lock();
-        if signals.saved_mask.is_none() {
-            signals.saved_mask = Some(signals.mask);
-        }
-        signals.mask = SignalSet::from_bits(mask).blockable();
+        self.change_mask(|signals| {
+            signals.saved_mask.get_or_insert(signals.mask);
+            signals.mask = SignalSet::from_bits(mask).blockable();
+        });
         self.masked_for_call.store(true, Ordering::Relaxed);
         // Whatever is pending and was blocked is looked at.
         self.attention.store(true, Ordering::Relaxed);
@@ -454,10 +476,11 @@ impl Thread {
             return;
         }
         self.masked_for_call.store(false, Ordering::Relaxed);
-        let mut signals = self.signals.lock();
-        if let Some(mask) = signals.saved_mask.take() {
-            signals.mask = mask;
-        }
+        self.change_mask(|signals| {
+            if let Some(mask) = signals.saved_mask.take() {
+                signals.mask = mask;
+            }
+        });
     }
 
     /// The blocked set.
@@ -467,16 +490,25 @@ impl Thread {
 
     /// Replaces the blocked set and returns the old one.
     pub fn swap_signal_mask(&self, mask: u64) -> u64 {
-        let mut signals = self.signals.lock();
-        let old = core::mem::replace(&mut signals.mask, SignalSet::from_bits(mask).blockable());
-        let newly_blocked = signals.mask & !old;
-        drop(signals);
+        let new = SignalSet::from_bits(mask).blockable();
+        let old = self.change_mask(|signals| core::mem::replace(&mut signals.mask, new));
         self.attention.store(true, Ordering::Relaxed);
-        // A signal for the process that this thread was to take is another's now.
-        if !(self.process.pending_signals() & newly_blocked).is_empty() {
-            self.process.threads().iter().for_each(Self::notify);
-        }
         old.bits()
+    }
+
+    /// Does what may block more signals. Those that wait for the process, and that this thread was to take, are for
+    /// another then (`signal::send` has told one thread alone).
+    pub(super) fn change_mask<T>(&self, change: impl FnOnce(&mut ThreadSignals) -> T) -> T {
+        let (result, newly_blocked) = {
+            let mut signals = self.signals.lock();
+            let old = signals.mask;
+            (change(&mut signals), signals.mask & !old)
+        };
+        if !(self.process.pending_signals() & newly_blocked).is_empty() {
+            let is_other = |thread: &&Arc<Self>| !core::ptr::eq(Arc::as_ptr(thread), self);
+            self.process.threads().iter().filter(is_other).for_each(Self::notify);
+        }
+        result
     }
 }
 

@@ -105,7 +105,7 @@ impl TrapHandler<Arch> for Handler {
                     thread.counters().count_fault();
                     return true;
                 }
-                // Lets others run: nobody copies with a lock held, so this may.
+                // Lets others run: where a lock is held, a copy ends before it comes to this.
                 Err((linux::SIGKILL, _)) => super::oom::relieve(),
                 Err(_) => return false,
             }

@@ -1,4 +1,5 @@
-//! What threads and processes use: CPU time in the program and in the kernel, page faults, switches (getrusage(2)).
+//! What threads and processes use: CPU time in the program and in the kernel, page faults, switches (getrusage(2)),
+//! bytes read and written (/proc/PID/io).
 //!
 //! The scheduler counts all the time a thread has a CPU, exactly. Which part of it the kernel took is measured around
 //! faults and the calls that are known to be long, and around one in [`SAMPLE`] of the other calls, which stands for the
@@ -28,6 +29,26 @@ pub struct Usage {
     pub voluntary_switches: u64,
     /// Switches because another thread was due.
     pub involuntary_switches: u64,
+    /// What the calls that read files got.
+    pub read: Transfers,
+    /// What the calls that write files wrote.
+    pub written: Transfers,
+}
+
+/// Calls that move bytes between a program and files (/proc/PID/io).
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Transfers {
+    /// How many.
+    pub calls: u64,
+    /// Bytes moved.
+    pub bytes: u64,
+}
+
+impl AddAssign for Transfers {
+    fn add_assign(&mut self, other: Self) {
+        self.calls = self.calls.saturating_add(other.calls);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
 }
 
 impl Usage {
@@ -45,6 +66,8 @@ impl AddAssign for Usage {
         self.faults = self.faults.saturating_add(other.faults);
         self.voluntary_switches = self.voluntary_switches.saturating_add(other.voluntary_switches);
         self.involuntary_switches = self.involuntary_switches.saturating_add(other.involuntary_switches);
+        self.read += other.read;
+        self.written += other.written;
     }
 }
 
@@ -61,6 +84,25 @@ pub struct Counters {
     faults: AtomicU64,
     voluntary_switches: AtomicU64,
     involuntary_switches: AtomicU64,
+    read: TransferCounters,
+    written: TransferCounters,
+}
+
+#[derive(Default)]
+struct TransferCounters {
+    calls: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl TransferCounters {
+    fn count(&self, bytes: usize) {
+        increase(&self.calls, 1);
+        increase(&self.bytes, bytes as u64);
+    }
+
+    fn sum(&self) -> Transfers {
+        Transfers { calls: self.calls.load(Ordering::Relaxed), bytes: self.bytes.load(Ordering::Relaxed) }
+    }
 }
 
 fn increase(counter: &AtomicU64, by: u64) {
@@ -101,6 +143,16 @@ impl Counters {
         increase(&self.faults, 1);
     }
 
+    /// A call read so many bytes.
+    pub fn count_read(&self, bytes: usize) {
+        self.read.count(bytes);
+    }
+
+    /// A call wrote so many bytes.
+    pub fn count_written(&self, bytes: usize) {
+        self.written.count(bytes);
+    }
+
     /// Another thread gets the CPU.
     pub fn count_switch(&self, voluntary: bool) {
         increase(if voluntary { &self.voluntary_switches } else { &self.involuntary_switches }, 1);
@@ -117,6 +169,8 @@ impl Counters {
             faults: self.faults.load(Ordering::Relaxed),
             voluntary_switches: self.voluntary_switches.load(Ordering::Relaxed),
             involuntary_switches: self.involuntary_switches.load(Ordering::Relaxed),
+            read: self.read.sum(),
+            written: self.written.sum(),
         }
     }
 }

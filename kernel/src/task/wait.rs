@@ -4,7 +4,7 @@
 //! [`Wake`] and looks at the condition again after every wake; who changes something wakes everybody registered.
 //! Threads wait through [`wait_until`]; epoll registers itself, so that one mechanism serves read, poll and epoll.
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use abi::Errno;
@@ -28,7 +28,9 @@ pub struct WaitQueue {
 
 struct Entries {
     next_id: u64,
-    list: Vec<(u64, Arc<dyn Wake>)>,
+    /// By when they came. A program may register a million times with one queue (poll(2)), so leaving is no search, and
+    /// no memory is needed in one piece.
+    wakers: BTreeMap<u64, Arc<dyn Wake>>,
 }
 
 impl Default for WaitQueue {
@@ -40,12 +42,12 @@ impl Default for WaitQueue {
 impl WaitQueue {
     /// An empty queue.
     pub const fn new() -> Self {
-        Self { entries: IrqLock::new(Entries { next_id: 0, list: Vec::new() }) }
+        Self { entries: IrqLock::new(Entries { next_id: 0, wakers: BTreeMap::new() }) }
     }
 
     /// Wakes everybody registered.
     pub fn wake_all(&self) {
-        for (_, waker) in &self.entries.lock().list {
+        for waker in self.entries.lock().wakers.values() {
             waker.wake();
         }
     }
@@ -54,16 +56,12 @@ impl WaitQueue {
         let mut entries = self.entries.lock();
         entries.next_id += 1;
         let id = entries.next_id;
-        entries.list.push((id, waker));
+        entries.wakers.insert(id, waker);
         id
     }
 
     fn unregister(&self, id: u64) {
-        let removed = {
-            let mut entries = self.entries.lock();
-            let position = entries.list.iter().position(|(entry, _)| *entry == id);
-            position.map(|position| entries.list.swap_remove(position))
-        };
+        let removed = self.entries.lock().wakers.remove(&id);
         drop(removed);
     }
 }

@@ -42,7 +42,10 @@ impl Arch for Aarch64 {
         state as usize
     }
     fn restore_interrupts(state: usize) {
-        DAIF.set(state as u64);
+        // Not by the crate's accessor: that tells the compiler that no memory is concerned, so it could move what is done
+        // with interrupts masked behind this.
+        // SAFETY: what was read before.
+        unsafe { asm!("msr daif, {}", in(reg) state as u64, options(nostack)) };
     }
     fn enable_interrupts() {
         // SAFETY: the kernel calls this only where it can take an interrupt.

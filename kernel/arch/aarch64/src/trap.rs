@@ -192,12 +192,14 @@ extern "C" fn arch_kernel_sync(frame: &mut TrapFrame) {
         class::DATA_ABORT_KERNEL
             if address < Aarch64::USER_END && user_copy::contains(frame.pc) && is_page_fault(syndrome) =>
         {
-            let masked = frame.pstate & (1 << 7) != 0;
-            if !masked {
+            // PSTATE.I. Who holds a lock may not wait for memory, which to have may take another process's end.
+            let holds_lock = frame.pstate & (1 << 7) != 0;
+            let mut resolved = false;
+            if !holds_lock {
                 Aarch64::enable_interrupts();
+                resolved = handler().kernel_access_to_user(UserAddr::new(address), data_access(syndrome));
+                Aarch64::mask_interrupts();
             }
-            let resolved = handler().kernel_access_to_user(UserAddr::new(address), data_access(syndrome));
-            Aarch64::mask_interrupts();
             if !resolved {
                 frame.pc = user_copy::continuation(frame.pc);
             }

@@ -94,49 +94,69 @@ dynamic:
     .quad   0, 0
 dynamic_end:
 
-// read_clock realtime: x9 = nanoseconds. Clobbers x2-x8, x10. Reads again while the kernel changes the data; the ISB
-// keeps the counter from being read ahead (Arm ARM D12.1.2).
+// ticks_to_ns ticks, ns_per_tick: x9 = their product, a 32.32 fixed-point number, as nanoseconds. Clobbers x10.
+.macro ticks_to_ns ticks, ns_per_tick
+    mul     x9, \ticks, \ns_per_tick
+    umulh   x10, \ticks, \ns_per_tick
+    lsr     x9, x9, #32
+    orr     x9, x9, x10, lsl #32
+.endm
+
+// read_clock: x9 = monotonic nanoseconds; x7, x8 = what the wall clock and atomic time are ahead by. Clobbers x2-x6,
+// x10, x12. Reads again while the kernel changes the data; the ISB keeps the counter from being read ahead (Arm ARM
+// D12.1.2).
 .macro read_clock
     adr     x2, vdso_start - PAGE
 1:  ldr     w3, [x2]                    // sequence: odd while changing
     tbnz    w3, #0, 1b
     dmb     ishld
-    ldp     x5, x6, [x2, #8]            // ticks at start; nanoseconds a tick, 32.32
-    ldr     x7, [x2, #24]               // wall clock less monotonic time
+    ldp     x5, x6, [x2, #8]            // base: ticks; nanoseconds a tick, 32.32
+    ldp     x12, x7, [x2, #24]          // base: nanoseconds; wall clock less monotonic time
+    ldr     x8, [x2, #40]               // atomic less monotonic time
     isb
     mrs     x4, cntvct_el0
     dmb     ishld
-    ldr     w8, [x2]
-    cmp     w8, w3
+    ldr     w10, [x2]
+    cmp     w10, w3
     b.ne    1b
-    sub     x4, x4, x5
-    mul     x9, x4, x6
-    umulh   x10, x4, x6
-    lsr     x9, x9, #32
-    orr     x9, x9, x10, lsl #32
+    subs    x4, x4, x5
+    csel    x4, x4, xzr, hs             // read a little before the base was set
+    ticks_to_ns x4, x6
+    add     x9, x9, x12
 .endm
 
 // int clock_gettime(clockid_t w0, struct timespec *x1)
 .balign 16
 clock_gettime:
-    // CLOCK_REALTIME 0 and its coarse one 5; CLOCK_MONOTONIC 1, raw 4, coarse 6, CLOCK_BOOTTIME 7.
-    cmp     w0, #7
-    b.hi    3f
-    mov     w11, #0b11110011
+    // CLOCK_REALTIME 0 and its coarse one 5; CLOCK_MONOTONIC 1, raw 4, coarse 6, CLOCK_BOOTTIME 7; CLOCK_TAI 11.
+    cmp     w0, #11
+    b.hi    5f
+    mov     w11, #0b100011110011
     lsr     w11, w11, w0
-    tbz     w11, #0, 3f
+    tbz     w11, #0, 5f
+    cmp     w0, #4
+    b.eq    4f
     read_clock
     mov     w11, #0b00100001
     lsr     w11, w11, w0
-    tbz     w11, #0, 2f
-    add     x9, x9, x7
-2:  ldr     x10, nanoseconds
+    tbnz    w11, #0, 2f
+    cmp     w0, #11
+    csel    x7, x8, xzr, eq
+2:  add     x9, x9, x7
+3:  ldr     x10, nanoseconds
     udiv    x11, x9, x10
     msub    x12, x11, x10, x9
     stp     x11, x12, [x1]
     mov     x0, #0
     ret
-3:  mov     x8, #NR_CLOCK_GETTIME
+4:  adr     x2, vdso_start - PAGE
+    ldp     x5, x6, [x2, #48]           // ticks at start; nanoseconds a tick, unchanged
+    isb
+    mrs     x4, cntvct_el0
+    sub     x4, x4, x5
+    ticks_to_ns x4, x6
+    b       3b
+5:  mov     x8, #NR_CLOCK_GETTIME
     svc     #0
     ret
 clock_gettime_end:

@@ -165,6 +165,10 @@ arch_return_to_user:
 // arch_switch(from, to): the callee-saved half of a context switch (Context in context.rs).
 .global arch_switch
 arch_switch:
+    // The old thread may go on elsewhere. Cache maintenance that its program has begun is complete only once this CPU
+    // executes a DSB: the one that the program would execute next does nothing for it there (Arm ARM DDI 0487, "Ordering
+    // and completion of data and instruction cache instructions").
+    dsb     ish
     stp     x19, x20, [x0, #0]
     stp     x21, x22, [x0, #16]
     stp     x23, x24, [x0, #32]

@@ -153,6 +153,31 @@ pub struct Termios {
 
 const _: () = assert!(size_of::<Termios>() == 36);
 
+impl Termios {
+    /// With every bit 0.
+    pub const NOTHING: Self = Self { iflag: 0, oflag: 0, cflag: 0, lflag: 0, line: 0, cc: [0; NCCS] };
+
+    /// These settings, but for those that are set in `locked`, which are as they were before (ioctl_tty(2),
+    /// TIOCSLCKTRMIOS).
+    pub fn keeping(self, before: &Self, locked: &Self) -> Self {
+        let bits = |new: u32, old: u32, locked: u32| new & !locked | old & locked;
+        let mut cc = self.cc;
+        for ((new, old), locked) in cc.iter_mut().zip(before.cc).zip(locked.cc) {
+            if locked != 0 {
+                *new = old;
+            }
+        }
+        Self {
+            iflag: bits(self.iflag, before.iflag, locked.iflag),
+            oflag: bits(self.oflag, before.oflag, locked.oflag),
+            cflag: bits(self.cflag, before.cflag, locked.cflag),
+            lflag: bits(self.lflag, before.lflag, locked.lflag),
+            line: if locked.line != 0 { before.line } else { self.line },
+            cc,
+        }
+    }
+}
+
 impl Default for Termios {
     /// The settings of a terminal nobody has set yet (`tty_std_termios`, `INIT_C_CC` of Linux).
     fn default() -> Self {

@@ -322,6 +322,20 @@ impl<F: Format> PageTable<F> {
         }
     }
 
+    /// How many tables there are, the root among them. Tables of pages are not looked into, so this costs little.
+    pub fn tables<M: TableMemory + ?Sized>(&self, mem: &M) -> usize {
+        Self::count_tables(mem, self.root, ROOT_LEVEL)
+    }
+
+    fn count_tables<M: TableMemory + ?Sized>(mem: &M, table: u64, level: u8) -> usize {
+        let Some(lower) = level.checked_sub(1) else { return 1 };
+        let below = |index| match F::decode(mem.read(table, index), level) {
+            Entry::Table(next) => Self::count_tables(mem, next, lower),
+            Entry::Empty | Entry::Leaf(_) => 0,
+        };
+        1 + (0..ENTRIES).map(below).sum::<usize>()
+    }
+
     /// The leaf entry that translates `va`.
     #[inline]
     fn find<M: TableMemory + ?Sized>(&self, mem: &M, va: u64) -> Option<Found> {

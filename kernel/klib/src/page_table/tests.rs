@@ -43,6 +43,7 @@ for_both_formats! {
     map_pages_descends_once_per_table
     fill_pages_asks_only_for_absent_pages
     visit_sees_leaves_of_the_range_in_order
+    tables_are_counted_whether_or_not_they_hold_anything
     ranges_end_with_their_half
     unmap_frees_tables_only_when_asked_and_empty
     destroy_frees_all_tables_below_the_root
@@ -323,6 +324,18 @@ fn visit_sees_leaves_of_the_range_in_order<F: Format>() {
     assert_eq!(seen(0x3001..2 * GIB1 + 1), [0x3000, GIB1, 2 * GIB1]);
     assert_eq!(seen(2 * GIB1 + 0x5000..2 * GIB1 + 0x6000), [2 * GIB1]);
     assert_eq!(seen(0x5000..0x5000), []);
+}
+
+fn tables_are_counted_whether_or_not_they_hold_anything<F: Format>() {
+    let (mut mem, table) = new_table::<F>();
+    assert_eq!(table.tables(&mem), 1);
+    for at in [0, MIB2, GIB1, 512 * GIB1] {
+        table.map_page(&mut mem, at, KIB4, RW).unwrap();
+    }
+    table.map(&mut mem, 2 * GIB1, 0, GIB1, RW, true).unwrap();
+    assert_eq!(table.tables(&mem), mem.live);
+    table.unmap(&mut mem, 0..GIB1, false, |_, _, _| {}).unwrap();
+    assert_eq!(table.tables(&mem), mem.live);
 }
 
 fn ranges_end_with_their_half<F: Format>() {

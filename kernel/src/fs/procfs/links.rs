@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// EACCES unless the running thread may look into the process.
-fn check_follow(process: &Process) -> Result<()> {
+pub fn check_follow(process: &Process) -> Result<()> {
     process.check_inspection(&scheduler::current()).map_err(|_| Errno::EACCES)
 }
 
@@ -87,7 +87,7 @@ impl Inode for DescriptorDirectory {
         let permissions = if self.information { 0o555 } else { 0o500 };
         let mut metadata = owned_metadata(self.inode, FileKind::Directory, permissions, &self.process);
         // As Linux since 6.2: how many descriptors are open.
-        metadata.size = self.process.files().list().len() as u64;
+        metadata.size = self.process.files().count() as u64;
         metadata
     }
     fn status(&self) -> FileSystemStatus {
@@ -115,10 +115,12 @@ impl Inode for DescriptorDirectory {
             check_follow(&self.process)?;
         }
         let kind = if self.information { FileKind::Regular } else { FileKind::Symlink };
-        let numbers: Vec<i32> = self.process.files().list().iter().map(|(fd, _)| *fd).collect();
-        for fd in numbers.into_iter().filter(|fd| *fd as u64 >= position) {
+        let files = self.process.files();
+        let mut position = usize::try_from(position).unwrap_or(usize::MAX);
+        while let Some(fd) = files.next(position) {
             let name = fd.to_string();
-            let (inode, next) = (self.entry_inode(fd), fd as u64 + 1);
+            position = fd as usize + 1;
+            let (inode, next) = (self.entry_inode(fd), position as u64);
             if !visit(DirectoryEntry { name: name.as_bytes(), inode, kind, next }) {
                 break;
             }

@@ -4,10 +4,11 @@
 //! are made when looked up and hold the process; what a file says is made when it is opened. Files of a process that
 //! has ended answer ESRCH, its directories are empty.
 //!
-//! `process` writes the texts, `links` has the links that lead to open files and places.
+//! `process` writes the texts, `links` and `namespaces` have the links that lead to open files, places and namespaces.
 
 mod links;
 mod maps;
+mod namespaces;
 mod process;
 mod system;
 
@@ -30,6 +31,8 @@ use crate::{
     time,
 };
 use links::{DescriptorDirectory, Place, PlaceLink};
+pub use namespaces::NamespaceFile;
+use namespaces::{NamespaceDirectory, Owner};
 use process::Text;
 
 /// statfs(2)'s magic number.
@@ -57,6 +60,8 @@ macro_rules! names_cannot_be_changed {
         }
     };
 }
+
+use names_cannot_be_changed;
 
 static FS: Lazy<VirtualFs> = Lazy::new(|| VirtualFs { device: next_device(), magic: MAGIC });
 static NETWORK: Lazy<Arc<VirtualDirectory>> = Lazy::new(|| net::proc::directory(*FS));
@@ -181,13 +186,14 @@ enum Entry {
     Descriptors {
         information: bool,
     },
+    Namespaces,
     Threads,
     /// The same for every process.
     Network,
 }
 
 /// The entries. Directories of threads lack the last one.
-static ENTRIES_OF_PROCESS: [(&str, Entry); 25] = [
+static ENTRIES_OF_PROCESS: [(&str, Entry); 26] = [
     ("auxv", Entry::Text(Text::AuxiliaryVector)),
     ("cgroup", Entry::Text(Text::ControlGroup)),
     ("cmdline", Entry::Text(Text::CommandLine)),
@@ -203,6 +209,7 @@ static ENTRIES_OF_PROCESS: [(&str, Entry); 25] = [
     ("mountinfo", Entry::Text(Text::MountInformation)),
     ("mounts", Entry::Text(Text::Mounts)),
     ("net", Entry::Network),
+    ("ns", Entry::Namespaces),
     ("oom_score", Entry::Text(Text::OomScore)),
     ("oom_score_adj", Entry::Text(Text::OomScoreAdjustment)),
     ("root", Entry::Link(Place::Root)),
@@ -220,7 +227,7 @@ impl Entry {
         match self {
             Self::Text(_) => FileKind::Regular,
             Self::Link(_) => FileKind::Symlink,
-            Self::Descriptors { .. } | Self::Threads | Self::Network => FileKind::Directory,
+            Self::Descriptors { .. } | Self::Namespaces | Self::Threads | Self::Network => FileKind::Directory,
         }
     }
 }
@@ -261,6 +268,10 @@ impl Inode for ProcessDirectory {
             Entry::Link(place) => Arc::new(PlaceLink { inode, process, place: *place }),
             Entry::Descriptors { information } => {
                 Arc::new(DescriptorDirectory { inode, id: self.id(), process, information: *information })
+            }
+            Entry::Namespaces => {
+                let owner = Owner { process, thread: self.thread.as_ref().map(Arc::downgrade) };
+                Arc::new(NamespaceDirectory { inode, id: self.id(), owner })
             }
             Entry::Threads => Arc::new(ThreadsDirectory { inode, process }),
             Entry::Network => NETWORK.clone(),

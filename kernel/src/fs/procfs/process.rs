@@ -119,7 +119,7 @@ impl Text {
                 }
                 None => format!("{}\n", process.name()).into_bytes(),
             }),
-            Self::Transfers => Ok(transfers()),
+            Self::Transfers => Ok(transfers(process, thread)),
             Self::Limits => Ok(limits(process)),
             Self::Maps => maps::maps(process),
             Self::DetailedMaps => maps::detailed(process),
@@ -179,11 +179,28 @@ fn strings(process: &Arc<Process>, range: Range<u64>) -> Vec<u8> {
     bytes
 }
 
-fn transfers() -> Vec<u8> {
-    // Nothing here goes to or comes from storage; characters are not counted.
+/// io. Of a process: of all its threads, and the children it has waited for.
+fn transfers(process: &Process, thread: Option<&Arc<Thread>>) -> Vec<u8> {
+    let used = match thread {
+        Some(thread) => thread.usage(),
+        None => {
+            let mut used = process.usage();
+            used += process.children_usage();
+            used
+        }
+    };
     let mut text = String::new();
-    for name in ["rchar", "wchar", "syscr", "syscw", "read_bytes", "write_bytes", "cancelled_write_bytes"] {
-        let _ = writeln!(text, "{name}: 0");
+    for (name, value) in [
+        ("rchar", used.read.bytes),
+        ("wchar", used.written.bytes),
+        ("syscr", used.read.calls),
+        ("syscw", used.written.calls),
+        // Nothing goes to or comes from storage.
+        ("read_bytes", 0),
+        ("write_bytes", 0),
+        ("cancelled_write_bytes", 0),
+    ] {
+        let _ = writeln!(text, "{name}: {value}");
     }
     text.into_bytes()
 }
@@ -368,17 +385,18 @@ fn status(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
             }
         }
         let size = kib(memory.virtual_pages());
-        let (resident, private) = maps::resident_kib(process);
+        let by_owner = maps::resident(&memory);
+        let resident = by_owner.anonymous + by_owner.file + by_owner.shared_memory;
         for (name, value) in [
             ("VmPeak", size),
             ("VmSize", size),
             ("VmLck", memory.locked_bytes() / 1024),
             ("VmPin", 0),
-            ("VmHWM", resident),
+            ("VmHWM", kib(memory.peak_pages()).max(resident)),
             ("VmRSS", resident),
-            ("RssAnon", private),
-            ("RssFile", resident - private),
-            ("RssShmem", 0),
+            ("RssAnon", by_owner.anonymous),
+            ("RssFile", by_owner.file),
+            ("RssShmem", by_owner.shared_memory),
             ("VmData", data),
             ("VmStk", stack),
             ("VmExe", code),
@@ -430,6 +448,5 @@ fn status(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
 
 /// Slots of the descriptor table: what is in use, rounded up as Linux does.
 fn fd_size(process: &Arc<Process>) -> usize {
-    let highest = process.files().list().last().map_or(0, |(fd, _)| *fd as usize + 1);
-    highest.next_multiple_of(64).max(64)
+    process.files().end().next_multiple_of(64).max(64)
 }

@@ -8,11 +8,12 @@ use core::{
 
 use abi::{Errno, Result};
 use hal::{Arch as _, PowerAction};
+use klib::load_average::FRACTION_BITS;
 
 use crate::{
     arch::Arch,
     fs::{
-        fd_table, locks,
+        epoll, fd_table, locks,
         mount::Mount,
         notify::inotify,
         open_file,
@@ -25,12 +26,10 @@ use crate::{
     mm::{PAGE_SIZE, frames},
     net, panic, power, rng, smp,
     sync::Once,
-    syscall::{
-        kernel_log,
-        misc::{self, MachineName},
-    },
+    syscall::{kernel_log, misc},
     task::{
-        identity,
+        identity, load,
+        namespace::{MachineName, UtsNamespace},
         process::{self, PID_MAX},
         scheduler::{self, CpuTimes},
         thread::RunState,
@@ -115,14 +114,14 @@ fn add_number(
     directory.add_control(name, || format!("{}\n", value.load(Ordering::Relaxed)).into_bytes(), take);
 }
 
-/// A name of the machine. What is too long is cut off, as Linux does here.
-fn add_name(directory: &VirtualDirectory, name: &str, value: &'static MachineName) {
+/// A name of the machine, of the namespace that the caller is in. What is too long is cut off, as Linux does here.
+fn add_name(directory: &VirtualDirectory, name: &str, value: fn(&UtsNamespace) -> &MachineName) {
     const LONGEST: usize = 64;
-    let take = |bytes: &[u8]| {
+    let take = move |bytes: &[u8]| {
         let line = bytes.split(|byte| matches!(byte, b'\n' | 0)).next().unwrap_or_default();
-        value.set(line.get(..LONGEST).unwrap_or(line))
+        value(&scheduler::current().uts()).set(line.get(..LONGEST).unwrap_or(line))
     };
-    directory.add_control(name, || [value.get().as_slice(), b"\n"].concat(), take);
+    directory.add_control(name, move || [value(&scheduler::current().uts()).get().as_slice(), b"\n"].concat(), take);
 }
 
 /// /proc/tty/drivers: what device numbers of terminals stand for, for ps(1).
@@ -145,8 +144,8 @@ fn add_settings(root: &Arc<VirtualDirectory>) {
     add_line(&kernel, "ostype", "Linux");
     add_line(&kernel, "osrelease", misc::LINUX_RELEASE);
     add_line(&kernel, "version", VERSION);
-    add_name(&kernel, "hostname", &misc::HOST_NAME);
-    add_name(&kernel, "domainname", &misc::DOMAIN_NAME);
+    add_name(&kernel, "hostname", |uts| &uts.host);
+    add_name(&kernel, "domainname", |uts| &uts.domain);
     add_line(&kernel, "pid_max", PID_MAX);
     kernel.add_control(
         "threads-max",
@@ -191,6 +190,8 @@ fn add_settings(root: &Arc<VirtualDirectory>) {
     add_number(&directory, "max_queued_events", &inotify::MAX_QUEUED_EVENTS, 0..=u64::from(u32::MAX >> 1));
     add_number(&directory, "max_user_instances", &inotify::MAX_INSTANCES, 0..=u64::from(u32::MAX >> 1));
     add_number(&directory, "max_user_watches", &inotify::MAX_WATCHES, 0..=u64::from(u32::MAX >> 1));
+    let directory = fs.add_directory("epoll");
+    directory.add_text("max_user_watches", || format!("{}\n", epoll::max_watches()).into_bytes());
     net::proc::add_settings(&root.add_directory("net"));
 }
 
@@ -279,8 +280,14 @@ fn threads_running() -> (usize, usize) {
 fn loadavg() -> Vec<u8> {
     let (running, all) = threads_running();
     let last = process::all().iter().map(|process| process.pid()).max().unwrap_or(0);
-    // The load now stands for its averages, which are not kept.
-    format!("{running}.00 {running}.00 {running}.00 {running}/{all} {last}\n").into_bytes()
+    let mut text = String::new();
+    for average in load::averages() {
+        // Rounded to hundredths.
+        let hundredths = (average * 100 + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS;
+        let _ = write!(text, "{}.{:02} ", hundredths / 100, hundredths % 100);
+    }
+    let _ = writeln!(text, "{running}/{all} {last}");
+    text.into_bytes()
 }
 
 fn meminfo() -> Vec<u8> {

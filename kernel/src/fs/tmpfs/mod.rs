@@ -24,6 +24,7 @@ use core::{
 };
 
 use abi::{Errno, Result, linux};
+use hal::PhysAddr;
 
 use self::{
     budget::Budget,
@@ -270,16 +271,6 @@ impl TmpInode {
         (attributes.modified, attributes.changed) = (now, now);
     }
 
-    /// Content was read; as with Linux's `relatime` only noted where the last access is older than the last change.
-    fn note_access(&self) {
-        let mut attributes = self.attributes.lock();
-        let key = |time: FileTime| (time.seconds, time.nanoseconds);
-        let newest = key(attributes.modified).max(key(attributes.changed));
-        if key(attributes.accessed) <= newest {
-            attributes.accessed = time::now_file_time();
-        }
-    }
-
     fn change_links(&self, by: i32) {
         let mut attributes = self.attributes.lock();
         attributes.links = attributes.links.saturating_add_signed(by);
@@ -464,7 +455,6 @@ impl Inode for TmpInode {
     fn read_directory(&self, position: u64, visit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool) -> Result<()> {
         let directory = self.directory()?;
         let mut position = position;
-        self.note_access();
         loop {
             let batch: Vec<(u64, Arc<[u8]>, u64, FileKind)> = {
                 let directory = directory.lock();
@@ -628,9 +618,19 @@ impl Inode for TmpInode {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut ReadBuffer<'_>) -> Result<usize> {
-        let read = self.pages().ok_or(Errno::EINVAL)?.read_at(offset, buffer)?;
-        self.note_access();
-        Ok(read)
+        self.pages().ok_or(Errno::EINVAL)?.read_at(offset, buffer)
+    }
+
+    fn note_access(&self, always: bool) {
+        const DAY_S: i64 = 24 * 3600;
+        let now = time::now_file_time();
+        let mut attributes = self.attributes.lock();
+        let key = |time: FileTime| (time.seconds, time.nanoseconds);
+        let newest = key(attributes.modified).max(key(attributes.changed));
+        let last = attributes.accessed;
+        if always || key(last) <= newest || now.seconds.saturating_sub(last.seconds) >= DAY_S {
+            attributes.accessed = now;
+        }
     }
 
     fn write_at(&self, offset: u64, buffer: &mut WriteBuffer<'_>) -> Result<usize> {
@@ -718,6 +718,10 @@ impl Inode for TmpInode {
 impl VmObject for TmpInode {
     fn page(&self, index: u64) -> Result<FrameRef> {
         self.pages().ok_or(Errno::ENXIO)?.page(index)
+    }
+
+    fn holds(&self, index: u64, frame: PhysAddr) -> bool {
+        self.pages().is_some_and(|pages| pages.holds(index, frame))
     }
 
     fn grant_writes(self: Arc<Self>) -> Result<WriteGrant> {

@@ -6,6 +6,7 @@
 use alloc::{collections::BTreeMap, sync::Arc};
 
 use abi::{Errno, Result, linux};
+use hal::PhysAddr;
 
 use super::budget::Budget;
 use crate::{
@@ -296,6 +297,11 @@ impl Pages {
         }
         let next = inner.frames.range(first..).next().map(|(index, _)| (index * PAGE).max(offset));
         next.filter(|next| *next < inner.size).ok_or(Errno::ENXIO)
+    }
+
+    /// Whether page `index` is there and in this frame.
+    pub fn holds(&self, index: u64, frame: PhysAddr) -> bool {
+        self.inner.lock().frames.get(&index).is_some_and(|own| own.phys() == frame)
     }
 
     /// Page `index` to be mapped; ENXIO beyond the end or where there is no space.

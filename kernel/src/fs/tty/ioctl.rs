@@ -149,6 +149,8 @@ impl Tty {
             request::TCSETA => self.set_termio(argument, When::Now),
             request::TCSETAW => self.set_termio(argument, When::AfterOutput),
             request::TCSETAF => self.set_termio(argument, When::AfterOutputDroppingInput),
+            request::TIOCGLCKTRMIOS => self.get_locked(argument),
+            request::TIOCSLCKTRMIOS => self.set_locked(argument),
             request::TIOCGSOFTCAR => self.get_local(argument),
             request::TIOCSSOFTCAR => self.set_local(argument),
             request::TIOCGWINSZ => self.get_winsize(argument),

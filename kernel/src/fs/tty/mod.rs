@@ -116,6 +116,8 @@ struct State {
     /// Files open on it.
     open_files: u32,
     input_speed: u32,
+    /// What of the settings cannot be changed (TIOCSLCKTRMIOS).
+    locked: Termios,
     output_speed: u32,
     /// The master's side; at rest where the other end is a serial port.
     master: Master,
@@ -274,6 +276,7 @@ impl Tty {
                 exclusive: false,
                 open_files: 0,
                 input_speed: speed,
+                locked: Termios::NOTHING,
                 output_speed: speed,
                 master,
             }),

@@ -509,7 +509,13 @@ impl FileOps for MasterFile {
             request::TIOCSTI => {
                 check_faking()?;
                 let byte: u8 = user::copy_in(argument)?;
-                self.tty.state.lock().output.push_back(byte);
+                {
+                    // As an echo: what nobody reads is not kept without end.
+                    let mut state = self.tty.state.lock();
+                    if state.output.len() < state.limits.echo {
+                        state.output.push_back(byte);
+                    }
+                }
                 self.readers.wake_all();
                 Ok(0)
             }

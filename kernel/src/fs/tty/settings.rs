@@ -1,11 +1,14 @@
 //! What a terminal is set to: termios(3), its older forms, and the size of its window.
 
-use abi::{Result, linux, zeroed};
+use abi::{Errno, Result, linux, zeroed};
 use hal::UserAddr;
 use klib::line_discipline::{Termios, Winsize};
 
 use super::{Device, State, Tty, ioctl::answer_int};
-use crate::{mm::user, task::signal};
+use crate::{
+    mm::user,
+    task::{scheduler, signal},
+};
 
 /// Mask of the speed in `c_cflag` (asm-generic/termbits.h).
 const CBAUD: u32 = 0o10017;
@@ -43,6 +46,7 @@ fn speed_of(code: u32, given: u32) -> u32 {
 impl State {
     /// Replaces the settings. `speeds` are the given input and output speed; what is there stays otherwise.
     fn change(&mut self, settings: Termios, speeds: Option<(u32, u32)>, flush_input: bool) {
+        let settings = settings.keeping(self.line.termios(), &self.locked);
         let (given_input, given_output) = speeds.unwrap_or((self.input_speed, self.output_speed));
         self.output_speed = speed_of(settings.cflag, given_output);
         // An input code of 0 stands for the output speed (termios(3), cfsetispeed).
@@ -63,18 +67,46 @@ impl State {
     }
 }
 
+fn answer_termios(argument: UserAddr, settings: &Termios) -> Result<u64> {
+    let mut answer: linux::termios = zeroed();
+    answer.c_iflag = settings.iflag;
+    answer.c_oflag = settings.oflag;
+    answer.c_cflag = settings.cflag;
+    answer.c_lflag = settings.lflag;
+    answer.c_line = settings.line;
+    answer.c_cc = settings.cc;
+    user::copy_out(argument, &answer)?;
+    Ok(0)
+}
+
 impl Tty {
     /// `TCGETS`.
     pub(super) fn get_termios(&self, argument: UserAddr) -> Result<u64> {
         let settings = *self.state.lock().line.termios();
-        let mut answer: linux::termios = zeroed();
-        answer.c_iflag = settings.iflag;
-        answer.c_oflag = settings.oflag;
-        answer.c_cflag = settings.cflag;
-        answer.c_lflag = settings.lflag;
-        answer.c_line = settings.line;
-        answer.c_cc = settings.cc;
-        user::copy_out(argument, &answer)?;
+        answer_termios(argument, &settings)
+    }
+
+    /// `TIOCGLCKTRMIOS`: what is set in the answer cannot be changed.
+    pub(super) fn get_locked(&self, argument: UserAddr) -> Result<u64> {
+        let locked = self.state.lock().locked;
+        answer_termios(argument, &locked)
+    }
+
+    /// `TIOCSLCKTRMIOS`.
+    pub(super) fn set_locked(&self, argument: UserAddr) -> Result<u64> {
+        let credentials = scheduler::current().identity.own();
+        if !credentials.has(linux::CAP_SYS_ADMIN) && !credentials.has(linux::CAP_CHECKPOINT_RESTORE) {
+            return Err(Errno::EPERM);
+        }
+        let new: linux::termios = user::copy_in(argument)?;
+        self.state.lock().locked = Termios {
+            iflag: new.c_iflag,
+            oflag: new.c_oflag,
+            cflag: new.c_cflag,
+            lflag: new.c_lflag,
+            line: new.c_line,
+            cc: new.c_cc,
+        };
         Ok(0)
     }
 

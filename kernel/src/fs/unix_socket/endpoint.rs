@@ -4,16 +4,23 @@
 //! endpoint wakes its one event queue, so that whoever registered there hears of it, whoever the peer is by then. No
 //! two endpoints are locked at once. Peers refer to each other strongly; [`Endpoint::close`] breaks the circle.
 
-use alloc::{collections::VecDeque, sync::Arc, vec::Vec};
+use alloc::{
+    collections::VecDeque,
+    sync::{Arc, Weak},
+    vec::Vec,
+};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use abi::Errno;
 
-use super::name::{self, Name};
+use super::{
+    in_flight::{self, InFlight},
+    name::{self, Name},
+};
 use crate::{
-    fs::{OpenFile, socket::Credentials, socket::SocketType},
+    fs::socket::{Credentials, SocketType},
     sync::IrqLock,
-    task::{scheduler, wait::WaitQueue},
+    task::{process::Process, scheduler, wait::WaitQueue},
 };
 
 /// The default of SO_SNDBUF and SO_RCVBUF, in bytes (/proc/sys/net/core/wmem_default).
@@ -27,7 +34,7 @@ pub(super) struct Message {
     /// Bytes read already.
     pub(super) start: usize,
     pub(super) source: Option<Arc<Name>>,
-    pub(super) files: Vec<Arc<OpenFile>>,
+    pub(super) files: InFlight,
     pub(super) credentials: Credentials,
 }
 
@@ -69,9 +76,9 @@ pub(super) struct State {
     pub(super) error: Option<Errno>,
     pub(super) pass_credentials: bool,
     /// Ours as of listen(2), for who connects.
-    pub(super) credentials: Option<Credentials>,
-    /// SO_PEERCRED.
-    pub(super) peer_credentials: Option<Credentials>,
+    pub(super) identity: Option<Identity>,
+    /// SO_PEERCRED and SO_PEERPIDFD.
+    pub(super) peer_identity: Option<Identity>,
     pub(super) receive_buffer: usize,
 }
 
@@ -84,11 +91,21 @@ pub(super) struct Endpoint {
     pub(super) send_buffer: AtomicUsize,
 }
 
-/// The running process as the peer of a connection sees it (SO_PEERCRED): by its effective ids.
-pub(super) fn own_credentials() -> Credentials {
-    let thread = scheduler::current();
-    let who = thread.identity.own();
-    Credentials { pid: thread.process().pid(), uid: who.user.effective, gid: who.group.effective }
+/// A process as the peer of a connection sees it (SO_PEERCRED, SO_PEERPIDFD): by its effective ids.
+#[derive(Clone)]
+pub(super) struct Identity {
+    pub(super) credentials: Credentials,
+    pub(super) process: Weak<Process>,
+}
+
+impl Identity {
+    /// The running process's.
+    pub(super) fn own() -> Self {
+        let thread = scheduler::current();
+        let (who, process) = (thread.identity.own(), thread.process());
+        let credentials = Credentials { pid: process.pid(), uid: who.user.effective, gid: who.group.effective };
+        Self { credentials, process: Arc::downgrade(process) }
+    }
 }
 
 /// The running process as the receiver of a message sees it (SCM_CREDENTIALS): by its real ids.
@@ -113,8 +130,8 @@ impl Endpoint {
                 closed: false,
                 error: None,
                 pass_credentials: false,
-                credentials: None,
-                peer_credentials: None,
+                identity: None,
+                peer_identity: None,
                 receive_buffer: DEFAULT_BUFFER,
             }),
             events: Arc::new(WaitQueue::new()),
@@ -123,10 +140,10 @@ impl Endpoint {
     }
 
     /// Makes a connection of two endpoints that nobody else knows yet, or of one that nobody knows and another.
-    pub(super) fn join(self: &Arc<Self>, peer: &Arc<Self>, peer_credentials: Option<Credentials>) {
+    pub(super) fn join(self: &Arc<Self>, peer: &Arc<Self>, peer_identity: Option<Identity>) {
         let mut state = self.state.lock();
         state.peer = Some(peer.clone());
-        state.peer_credentials = peer_credentials;
+        state.peer_identity = peer_identity;
         if self.is_connection_oriented() {
             state.phase = Phase::Connected;
         }
@@ -186,7 +203,8 @@ impl Endpoint {
             embryo.close();
         }
         self.events.wake_all();
-        drop_files(inbox.into_iter().flat_map(|message| message.files).collect());
+        drop(inbox);
+        in_flight::collect();
     }
 
     /// The peer is gone; `unread` where it left bytes of ours.
@@ -199,39 +217,5 @@ impl Endpoint {
             }
         }
         self.events.wake_all();
-    }
-}
-
-/// Files on their way to be closed.
-struct Doomed {
-    files: Vec<Arc<OpenFile>>,
-    busy: bool,
-}
-
-static DOOMED: IrqLock<Doomed> = IrqLock::new(Doomed { files: Vec::new(), busy: false });
-
-/// Closes files that were in a message nobody received. A socket among them may hold messages with further sockets:
-/// those join the list instead of the kernel stack.
-pub(super) fn drop_files(files: Vec<Arc<OpenFile>>) {
-    if files.is_empty() {
-        return;
-    }
-    {
-        let mut doomed = DOOMED.lock();
-        doomed.files.extend(files);
-        if core::mem::replace(&mut doomed.busy, true) {
-            return;
-        }
-    }
-    loop {
-        let batch = {
-            let mut doomed = DOOMED.lock();
-            doomed.busy = !doomed.files.is_empty();
-            core::mem::take(&mut doomed.files)
-        };
-        if batch.is_empty() {
-            return;
-        }
-        drop(batch);
     }
 }

@@ -1,10 +1,11 @@
 //! AF_UNIX sockets (unix(7)): streams, datagrams and sequenced packets within the machine.
 //!
 //! [`UnixSocket`] is the family's [`SocketOps`]: connections and options. An [`endpoint`] is one end of a
-//! conversation, [`transfer`] moves messages, [`name`] knows who is bound where. Two sockets that pass each other on
-//! and are then closed everywhere else keep each other alive; nothing collects such circles.
+//! conversation, [`transfer`] moves messages, [`name`] knows who is bound where, [`in_flight`] keeps account of the open
+//! files that messages carry.
 
 mod endpoint;
+mod in_flight;
 mod name;
 mod transfer;
 
@@ -14,13 +15,14 @@ use core::sync::atomic::Ordering;
 use abi::{Errno, Result, ioctl, net};
 use hal::UserAddr;
 
-use endpoint::{DEFAULT_BUFFER, Endpoint, Phase, own_credentials};
+use endpoint::{DEFAULT_BUFFER, Endpoint, Identity, Phase};
 
 use super::{
     PollEvents, PollTable,
+    pidfd::PidFd,
     socket::{Credentials, Incoming, Outgoing, Patience, SocketOps, SocketType, option_int},
 };
-use crate::mm::user;
+use crate::{mm::user, task::scheduler};
 
 /// The longest queue of connections not yet accepted (/proc/sys/net/core/somaxconn).
 const MAX_BACKLOG: usize = 4096;
@@ -57,9 +59,9 @@ impl UnixSocket {
     pub fn pair(kind: SocketType, protocol: u32) -> Result<(Arc<dyn SocketOps>, Arc<dyn SocketOps>)> {
         let kind = Self::checked_kind(kind, protocol)?;
         let (first, second) = (Endpoint::new(kind), Endpoint::new(kind));
-        let credentials = Some(own_credentials());
-        first.join(&second, credentials);
-        second.join(&first, credentials);
+        let identity = Some(Identity::own());
+        first.join(&second, identity.clone());
+        second.join(&first, identity);
         Ok((Self::on(first), Self::on(second)))
     }
 
@@ -103,10 +105,10 @@ impl UnixSocket {
     fn try_connect(&self, listener: &Arc<Endpoint>) -> Result<()> {
         let client = &self.endpoint;
         let embryo = Endpoint::new(client.kind);
-        embryo.join(client, Some(own_credentials()));
+        embryo.join(client, Some(Identity::own()));
         let outcome = {
             let mut state = listener.state.lock();
-            let (name, credentials, shut) = (state.name.clone(), state.credentials, state.receive_shut);
+            let (name, identity, shut) = (state.name.clone(), state.identity.clone(), state.receive_shut);
             match &mut state.phase {
                 Phase::Listening { .. } if shut => Err(Errno::ECONNREFUSED),
                 Phase::Listening { backlog, pending } if pending.len() > *backlog => Err(Errno::EAGAIN),
@@ -114,14 +116,14 @@ impl UnixSocket {
                     // Nobody else knows the embryo yet, so its lock cannot be held.
                     embryo.state.lock().name = name;
                     pending.push_back(embryo.clone());
-                    Ok(credentials)
+                    Ok(identity)
                 }
                 _ => Err(Errno::ECONNREFUSED),
             }
         };
         match outcome {
-            Ok(credentials) => {
-                client.join(&embryo, credentials);
+            Ok(identity) => {
+                client.join(&embryo, identity);
                 Ok(())
             }
             Err(error) => {
@@ -190,6 +192,9 @@ impl Drop for UnixSocket {
 }
 
 impl SocketOps for UnixSocket {
+    fn as_any(&self) -> Option<&dyn core::any::Any> {
+        Some(self)
+    }
     fn bind(&self, address: &[u8]) -> Result<()> {
         if self.endpoint.state.lock().name.is_some() {
             return Err(Errno::EINVAL);
@@ -206,7 +211,7 @@ impl SocketOps for UnixSocket {
         }
         // A negative backlog is a very large one on Linux.
         let wanted = usize::try_from(backlog).unwrap_or(MAX_BACKLOG).min(MAX_BACKLOG);
-        let credentials = own_credentials();
+        let identity = Some(Identity::own());
         {
             let mut state = endpoint.state.lock();
             if state.name.is_none() {
@@ -219,9 +224,9 @@ impl SocketOps for UnixSocket {
                     *phase = Phase::Listening { backlog: wanted, pending: VecDeque::new() };
                 }
             }
-            state.credentials = Some(credentials);
+            state.identity = identity.clone();
             // What SO_PEERCRED of the listener itself tells.
-            state.peer_credentials = Some(credentials);
+            state.peer_identity = identity;
         }
         endpoint.events.wake_all();
         Ok(())
@@ -367,9 +372,17 @@ impl SocketOps for UnixSocket {
             net::SO_RCVBUF => state.receive_buffer as i32,
             net::SO_PASSCRED => i32::from(state.pass_credentials),
             net::SO_ACCEPTCONN => i32::from(matches!(state.phase, Phase::Listening { .. })),
+            net::SO_PEERPIDFD => {
+                let process = state.peer_identity.as_ref().map(|peer| peer.process.clone());
+                drop(state);
+                let process = process.ok_or(Errno::ENODATA)?.upgrade().ok_or(Errno::ESRCH)?;
+                let file = PidFd::open(process, None, 0);
+                file.downcast::<PidFd>().ok_or(Errno::ESRCH)?.process()?;
+                scheduler::current().process().files().install(file, true)?
+            }
             net::SO_PEERCRED => {
                 let none = Credentials { pid: 0, uid: u32::MAX, gid: u32::MAX };
-                let peer = state.peer_credentials.unwrap_or(none);
+                let peer = state.peer_identity.as_ref().map_or(none, |peer| peer.credentials);
                 return Ok([peer.pid.to_ne_bytes(), peer.uid.to_ne_bytes(), peer.gid.to_ne_bytes()].concat());
             }
             _ => return Err(Errno::ENOPROTOOPT),

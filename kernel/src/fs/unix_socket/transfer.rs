@@ -8,12 +8,16 @@ use alloc::{sync::Arc, vec::Vec};
 use abi::{Errno, Result, net};
 
 use super::{
-    endpoint::{Endpoint, MESSAGE_OVERHEAD, Message, State, drop_files, sender_credentials},
+    endpoint::{Endpoint, MESSAGE_OVERHEAD, Message, State, sender_credentials},
+    in_flight::InFlight,
     name,
 };
-use crate::fs::{
-    OpenFile, WriteBuffer,
-    socket::{Credentials, Incoming, Outgoing, SocketType},
+use crate::{
+    fs::{
+        OpenFile, WriteBuffer,
+        socket::{Credentials, Incoming, Outgoing, SocketType},
+    },
+    mm::frames,
 };
 
 /// Bytes of a stream sent at a time.
@@ -26,6 +30,9 @@ const MAX_DATAGRAMS: usize = 10;
 
 /// Takes `len` bytes from the program.
 fn take(data: &mut WriteBuffer<'_>, len: usize, capacity: usize) -> Result<Vec<u8>> {
+    if frames::is_short() {
+        return Err(Errno::ENOBUFS);
+    }
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(capacity.max(len)).map_err(|_| Errno::ENOBUFS)?;
     bytes.resize(len, 0);
@@ -51,7 +58,7 @@ impl Endpoint {
     /// Sends on a connected stream: all bytes, or those before an error or a full buffer.
     pub(super) fn send_stream(&self, message: &mut Outgoing<'_, '_>) -> Result<usize> {
         let credentials = message.control.credentials.unwrap_or_else(sender_credentials);
-        let mut files = core::mem::take(&mut message.control.files);
+        let mut files = InFlight::new(core::mem::take(&mut message.control.files))?;
         let mut sent = 0;
         while message.data.remaining() > 0 {
             let step = self.stream_peer().and_then(|peer| {
@@ -76,10 +83,7 @@ impl Endpoint {
                     }
                 }
                 Err(_) if sent > 0 => break,
-                Err(error) => {
-                    drop_files(files);
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             }
         }
         Ok(sent)
@@ -105,24 +109,19 @@ impl Endpoint {
                 let broken = self.state.lock().send_shut;
                 (broken || self.has_room(&peer.state.lock())).then_some(())
             });
-            if let Err(error) = waited {
-                drop_files(core::mem::take(&mut chunk.files));
-                return Err(error);
-            }
+            waited?;
         }
         peer.events.wake_all();
         Ok(())
     }
 
-    fn try_stream(&self, peer: &Self, mut chunk: Message) -> Delivery {
+    fn try_stream(&self, peer: &Self, chunk: Message) -> Delivery {
         if self.state.lock().send_shut {
-            drop_files(core::mem::take(&mut chunk.files));
             return Delivery::Failed(Errno::EPIPE);
         }
         let mut state = peer.state.lock();
         if state.closed || state.receive_shut {
             drop(state);
-            drop_files(core::mem::take(&mut chunk.files));
             return Delivery::Failed(Errno::EPIPE);
         }
         if !self.has_room(&state) {
@@ -136,16 +135,9 @@ impl Endpoint {
 
     /// Sends one message of a datagram or sequenced-packet socket.
     pub(super) fn send_packet(self: &Arc<Self>, message: &mut Outgoing<'_, '_>) -> Result<usize> {
-        let files = core::mem::take(&mut message.control.files);
+        let files = InFlight::new(core::mem::take(&mut message.control.files))?;
         let credentials = message.control.credentials.unwrap_or_else(sender_credentials);
-        let prepared = self.prepare_packet(message);
-        let (peer, data) = match prepared {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                drop_files(files);
-                return Err(error);
-            }
-        };
+        let (peer, data) = self.prepare_packet(message)?;
         let len = data.len();
         let source = self.state.lock().name.clone();
         let mut packet = Message { data: Arc::new(data), start: 0, source, files, credentials };
@@ -161,10 +153,7 @@ impl Endpoint {
                 let state = peer.state.lock();
                 (shut || state.receive_shut || self.packet_fits(&state)).then_some(())
             });
-            if let Err(error) = waited {
-                drop_files(core::mem::take(&mut packet.files));
-                return Err(error);
-            }
+            waited?;
         }
         peer.events.wake_all();
         Ok(len)
@@ -214,7 +203,7 @@ impl Endpoint {
         few && self.has_room(receiver)
     }
 
-    fn try_packet(&self, peer: &Self, mut packet: Message) -> Delivery {
+    fn try_packet(&self, peer: &Self, packet: Message) -> Delivery {
         let failure = {
             let mut state = peer.state.lock();
             if state.closed {
@@ -230,7 +219,7 @@ impl Endpoint {
                 return Delivery::Full(packet);
             }
         };
-        drop_files(core::mem::take(&mut packet.files));
+        drop(packet);
         if failure == Errno::ECONNREFUSED {
             self.forget_peer(peer);
         }
@@ -332,7 +321,10 @@ impl Endpoint {
             progress.credentials = Some(first.credentials);
             let step = first.len().min(message.data.remaining());
             let (data, start) = (first.data.clone(), first.start);
-            let files = if peek { first.files.clone() } else { core::mem::take(&mut first.files) };
+            let (seen, taken) = match peek {
+                true => (first.files.peek(), InFlight::default()),
+                false => (Vec::new(), core::mem::take(&mut first.files)),
+            };
             if peek {
                 progress.peeked += 1;
             } else {
@@ -344,8 +336,9 @@ impl Endpoint {
                 }
                 state.charge = state.charge.saturating_sub(freed);
             }
-            (data, start, start + step, files, charge_before)
+            (data, start, start + step, (seen, taken), charge_before)
         };
+        let files = if peek { files.0 } else { files.1.into_files() };
         // Files end what one call receives (unix(7)).
         progress.ended |= !files.is_empty();
         message.control.files.extend(files);
@@ -377,7 +370,8 @@ impl Endpoint {
     fn give_back(&self, peek: bool, data: &Arc<Vec<u8>>, start: usize, end: usize, from: Option<Credentials>) {
         let Some(credentials) = from.filter(|_| !peek) else { return };
         let bytes = data.get(start..end).unwrap_or_default().to_vec();
-        let message = Message { data: Arc::new(bytes), start: 0, source: None, files: Vec::new(), credentials };
+        let message =
+            Message { data: Arc::new(bytes), start: 0, source: None, files: InFlight::default(), credentials };
         let mut state = self.state.lock();
         state.charge += message.charge();
         state.inbox.push_front(message);
@@ -432,14 +426,14 @@ impl Endpoint {
             let first = state.inbox.front();
             return Ok(first.map(|first| {
                 let source = first.source.as_ref().map(|name| name.address().to_vec());
-                (first.data.clone(), first.files.clone(), source, first.credentials, charge_before)
+                (first.data.clone(), first.files.peek(), source, first.credentials, charge_before)
             }));
         }
         let Some(first) = state.inbox.pop_front() else { return Ok(None) };
         state.charge = state.charge.saturating_sub(first.charge());
         drop(state);
         let source = first.source.as_ref().map(|name| name.address().to_vec());
-        Ok(Some((first.data, first.files, source, first.credentials, charge_before)))
+        Ok(Some((first.data, first.files.into_files(), source, first.credentials, charge_before)))
     }
 }
 

@@ -3,6 +3,10 @@
 //! As on Linux's loopback a connection is there when connect(2) returns, before anybody accepts it, as long as the
 //! listener's queue has room. Else the client waits in line, as long as it would send SYNs; each accept(2) lets one in.
 //!
+//! Over a wire the packet stack makes the connection: a client hands it its numbers and hears what came of it; a listener
+//! is asked for room when the first segment comes ([`Endpoint::knock`]) and gets what is complete
+//! ([`Endpoint::enqueue`]).
+//!
 //! No two sockets are locked at once: a client that found its listener puts the other end, a socket nobody knows yet,
 //! into the listener's queue under the listener's lock and then turns to its own.
 
@@ -13,16 +17,25 @@ use alloc::{
 
 use abi::{Errno, Result, net};
 
-use super::{CONNECTED_SEND_BUFFER, Endpoint, Link, PORTS, Phase, Role, Side, State, max_backlog};
+use super::{
+    Admission, CONNECTED_SEND_BUFFER, Endpoint, Link, PORTS, Phase, Role, Side, State, Transport, Wire, max_backlog,
+    options::TcpOptions,
+};
 use crate::{
     fs::socket::Patience,
     net::{
-        address::{SocketAddress, family_of},
+        address::{IpAddress, SocketAddress, family_of},
         interface::{self, Kind},
+        ports::Binding,
+        shared::Shared,
+        wire::Begin,
     },
     sync::IrqLock,
     time::{self, TimerAction, TimerCallback},
 };
+
+/// A line this long is looked through for clients that are gone, and again whenever it has doubled.
+const FIRST_SWEEP: usize = 64;
 
 /// What came of an attempt.
 enum Attempt {
@@ -54,7 +67,8 @@ impl Endpoint {
             binding.listen()?;
         }
         state.error = None;
-        state.role = Role::Listening { backlog: wanted, pending: VecDeque::new(), waiting: VecDeque::new() };
+        state.role =
+            Role::Listening { backlog: wanted, pending: VecDeque::new(), waiting: VecDeque::new(), half_open: 0 };
         drop(state);
         self.shared.events.wake_all();
         Ok(())
@@ -62,16 +76,23 @@ impl Endpoint {
 
     /// accept(2).
     pub(super) fn accept(&self, patience: Patience) -> Result<Arc<Self>> {
-        let (child, next) = patience.wait(&[&self.shared.events], || match &mut self.state.lock().role {
-            Role::Listening { pending, waiting, .. } => {
-                pending.pop_front().map(|child| Ok((child, pop_living(waiting))))
-            }
+        let child = patience.wait(&[&self.shared.events], || match &mut self.state.lock().role {
+            Role::Listening { pending, .. } => pending.pop_front().map(Ok),
             _ => Some(Err(Errno::EINVAL)),
         })??;
-        if let Some(next) = next {
+        // One that has given up takes no place, so the one behind it gets it.
+        while let Some(next) = self.next_in_line() {
             next.attempt();
         }
         Ok(child)
+    }
+
+    /// The first in line for a place in the queue, where there is one.
+    fn next_in_line(&self) -> Option<Arc<Self>> {
+        match &mut self.state.lock().role {
+            Role::Listening { backlog, pending, waiting, .. } if pending.len() <= *backlog => pop_living(waiting),
+            _ => None,
+        }
     }
 
     /// connect(2).
@@ -98,9 +119,9 @@ impl Endpoint {
             let mut state = self.state.lock();
             match &state.role {
                 Role::Listening { .. } => return Err(Errno::EISCONN),
-                Role::Connected(link, side) if state.outcome_open => {
-                    let over = link.phase(*side) == Phase::Closed;
-                    let error = link.take_error(*side);
+                Role::Connected(transport) if state.outcome_open => {
+                    let over = transport.phase() == Phase::Closed;
+                    let error = transport.take_error();
                     state.outcome_open = false;
                     return match error {
                         _ if !over => Ok(false),
@@ -108,7 +129,7 @@ impl Endpoint {
                     };
                 }
                 Role::Connected(..) => return Err(Errno::EISCONN),
-                Role::Connecting => true,
+                Role::Connecting(_) => true,
                 Role::Idle if state.outcome_open => {
                     state.outcome_open = false;
                     return Err(state.error.take().unwrap_or(Errno::ECONNABORTED));
@@ -130,7 +151,7 @@ impl Endpoint {
         let waited = patience.wait(&[&self.shared.events], || {
             let mut state = self.state.lock();
             match &state.role {
-                Role::Connecting => None,
+                Role::Connecting(_) => None,
                 Role::Connected(..) => Some(Ok(())),
                 _ => Some(Err(state.error.take().unwrap_or(Errno::ECONNABORTED))),
             }
@@ -164,8 +185,12 @@ impl Endpoint {
             return Err(Errno::EINVAL);
         }
         let route = interface::route(state.local, target.ip, device)?;
-        if route.kind != Kind::Local {
+        if !matches!(route.kind, Kind::Local | Kind::Elsewhere) {
             return Err(Errno::ENETUNREACH);
+        }
+        if target.port == 0 && route.kind == Kind::Elsewhere {
+            // Nobody can be there.
+            return Err(Errno::ECONNREFUSED);
         }
         let local = if state.local.is_unspecified() { route.source } else { state.local };
         let remote = SocketAddress { ip: route.destination, ..target };
@@ -176,19 +201,25 @@ impl Endpoint {
         state.local = local;
         state.remote = Some(remote);
         state.error = None;
-        state.role = Role::Connecting;
+        state.role = Role::Connecting(None);
+        state.by_wire = (route.kind == Kind::Elsewhere).then_some(route.interface.index);
         Ok(())
     }
 
     /// Tries to get into the listener's queue.
     fn attempt(&self) {
-        let (remote, local) = {
+        let (remote, local, by_wire) = {
             let state = self.state.lock();
-            let (Role::Connecting, Some(remote), Some(binding)) = (&state.role, state.remote, &state.binding) else {
+            let (Role::Connecting(None), Some(remote), Some(binding)) = (&state.role, state.remote, &state.binding)
+            else {
                 return;
             };
-            (remote, SocketAddress::new(state.local, binding.port()))
+            (remote, SocketAddress::new(state.local, binding.port()), state.by_wire)
         };
+        if let Some(index) = by_wire {
+            self.knock_outside(index, local, remote);
+            return;
+        }
         let listener = PORTS.listener(remote.ip, remote.port, interface::LOOPBACK.index);
         let attempt = match listener.and_then(|found| found.downcast::<Self>().ok()) {
             Some(listener) => listener.admit(self, local, remote),
@@ -198,7 +229,9 @@ impl Endpoint {
             None => Attempt::Refused,
         };
         match attempt {
-            Attempt::Connected(link, side) => self.establish(link, side),
+            Attempt::Connected(link, side) => {
+                self.establish(Transport::Local(link, side));
+            }
             Attempt::Refused => self.fail(Errno::ECONNREFUSED),
             Attempt::Waiting => self.limit_wait(),
         }
@@ -213,64 +246,164 @@ impl Endpoint {
         {
             let mut state = self.state.lock();
             let State { role, binding, options, .. } = &mut *state;
-            let (Role::Listening { backlog, pending, waiting }, Some(binding)) = (role, binding.as_ref()) else {
+            let (Role::Listening { backlog, pending, waiting, .. }, Some(binding)) = (role, binding.as_ref()) else {
                 return Attempt::Refused;
             };
             if pending.len() > *backlog {
+                // Those that have given up stay in line until somebody looks.
+                if waiting.len() >= FIRST_SWEEP && waiting.len().is_power_of_two() {
+                    waiting.retain(|client| client.strong_count() > 0);
+                }
                 waiting.push_back(client.this.clone());
                 return Attempt::Waiting;
             }
             shared.grow_send_buffer(CONNECTED_SEND_BUFFER);
-            let child = Arc::new_cyclic(|this: &Weak<Self>| Self {
-                shared,
-                state: IrqLock::new(State {
-                    role: Role::Connected(link.clone(), Side::SERVER),
-                    binding: None,
-                    keeps_address: true,
-                    keeps_port: true,
-                    local: own_address.ip,
-                    remote: Some(remote),
-                    error: None,
-                    outcome_open: false,
-                    options: options.inherited(),
-                    timer: None,
-                }),
-                this: this.clone(),
-            });
-            let place = child.place(own_address.ip);
-            // Nobody else knows the child yet, so its lock cannot be held.
-            child.state.lock().binding = Some(binding.child(place, (client_address.ip, client_address.port)));
+            let transport = Transport::Local(link.clone(), Side::SERVER);
+            let child = Self::child(shared, transport, own_address.ip, remote, options.inherited(), binding);
             pending.push_back(child);
         }
         self.shared.events.wake_all();
         Attempt::Connected(link, Side::CLIENT)
     }
 
+    /// The socket that accept(2) gives for a connection.
+    fn child(
+        shared: Arc<Shared>,
+        transport: Transport,
+        local: IpAddress,
+        remote: SocketAddress,
+        options: TcpOptions,
+        binding: &Binding,
+    ) -> Arc<Self> {
+        let child = Arc::new_cyclic(|this: &Weak<Self>| Self {
+            shared,
+            state: IrqLock::new(State {
+                role: Role::Connected(transport),
+                binding: None,
+                keeps_address: true,
+                keeps_port: true,
+                local,
+                remote: Some(remote),
+                error: None,
+                outcome_open: false,
+                by_wire: None,
+                options,
+                timer: None,
+            }),
+            this: this.clone(),
+        });
+        let place = child.place(local);
+        // Nobody else knows the child yet, so its lock cannot be held.
+        child.state.lock().binding = Some(binding.child(place, (remote.ip, remote.port)));
+        child
+    }
+
     /// The connection is there; it is reset where the socket has turned to something else.
-    fn establish(&self, link: Arc<Link>, side: Side) {
+    fn establish(&self, transport: Transport) {
         self.shared.grow_send_buffer(CONNECTED_SEND_BUFFER);
-        let (link, timer) = {
+        let (transport, timer) = {
             let mut state = self.state.lock();
             match state.role {
-                Role::Connecting => {
-                    state.role = Role::Connected(link, side);
+                Role::Connecting(_) => {
+                    state.role = Role::Connected(transport);
                     (None, state.timer.take())
                 }
-                _ => (Some(link), None),
+                _ => (Some(transport), None),
             }
         };
         drop(timer);
-        if let Some(link) = link {
-            link.close(side, true);
+        if let Some(transport) = transport {
+            transport.close(true, None);
         }
         self.shared.events.wake_all();
     }
 
+    /// Begins a connection over a wire.
+    fn knock_outside(&self, index: u32, local: SocketAddress, remote: SocketAddress) {
+        let ethernet = interface::by_index(index).and_then(interface::Interface::ethernet);
+        let begin = Begin {
+            endpoint: self.this.clone(),
+            key: (local.ip, local.port, remote.ip, remote.port),
+            admission: Admission { shared: self.shared.clone(), timing: self.state.lock().options.timing() },
+        };
+        let Some(wire) = ethernet.and_then(|ethernet| ethernet.begin(begin)) else {
+            self.fail(Errno::ENOBUFS);
+            return;
+        };
+        // It may be over already, or complete.
+        let mut state = self.state.lock();
+        if let Role::Connecting(known) = &mut state.role {
+            *known = Some(wire);
+        }
+    }
+
+    /// A connection over a wire that this socket began is complete: whether it still wants it.
+    pub(in crate::net) fn connected(&self, wire: &Arc<Wire>) -> bool {
+        let wanted = {
+            let mut state = self.state.lock();
+            let wanted = matches!(state.role, Role::Connecting(_));
+            if wanted {
+                state.role = Role::Connected(Transport::Wire(wire.clone()));
+            }
+            wanted
+        };
+        self.shared.events.wake_all();
+        wanted
+    }
+
+    /// Somebody outside begins a connection with this listener: what it gets of it, where there is room.
+    pub(in crate::net) fn knock(&self) -> Option<Admission> {
+        let mut state = self.state.lock();
+        let timing = state.options.timing();
+        let Role::Listening { backlog, pending, half_open, .. } = &mut state.role else { return None };
+        if pending.len() + *half_open > *backlog {
+            return None;
+        }
+        *half_open += 1;
+        Some(Admission { shared: self.shared.inherited(), timing })
+    }
+
+    /// A connection that [`knock`](Self::knock) let in will not be complete.
+    pub(in crate::net) fn left(&self) {
+        if let Role::Listening { half_open, .. } = &mut self.state.lock().role {
+            *half_open = half_open.saturating_sub(1);
+        }
+    }
+
+    /// A connection that [`knock`](Self::knock) let in is complete: whether somebody still listens.
+    pub(in crate::net) fn enqueue(&self, wire: &Arc<Wire>) -> bool {
+        let (own, port, remote, remote_port) = wire.key;
+        let scope = if remote.is_link_local() { wire.interface_index() } else { 0 };
+        let remote = SocketAddress { scope, ..SocketAddress::new(remote, remote_port) };
+        let listens = {
+            let mut state = self.state.lock();
+            let State { role, binding, options, .. } = &mut *state;
+            match (role, binding.as_ref()) {
+                (Role::Listening { pending, half_open, .. }, Some(binding)) if binding.port() == port => {
+                    *half_open = half_open.saturating_sub(1);
+                    let transport = Transport::Wire(wire.clone());
+                    pending.push_back(Self::child(
+                        wire.shared.clone(),
+                        transport,
+                        own,
+                        remote,
+                        options.inherited(),
+                        binding,
+                    ));
+                    true
+                }
+                _ => false,
+            }
+        };
+        self.shared.events.wake_all();
+        listens
+    }
+
     /// The attempt to connect is over.
-    pub(super) fn fail(&self, error: Errno) {
+    pub(in crate::net) fn fail(&self, error: Errno) {
         let (binding, timer) = {
             let mut state = self.state.lock();
-            if !matches!(state.role, Role::Connecting) {
+            if !matches!(state.role, Role::Connecting(_)) {
                 return;
             }
             state.role = Role::Idle;
@@ -295,7 +428,7 @@ impl Endpoint {
         let Some(this) = self.this.upgrade() else { return };
         let limit_ns = {
             let state = self.state.lock();
-            if !matches!(state.role, Role::Connecting) || state.timer.is_some() {
+            if !matches!(state.role, Role::Connecting(_)) || state.timer.is_some() {
                 return;
             }
             state.options.connect_limit_ns()
@@ -304,7 +437,7 @@ impl Endpoint {
         let unused = {
             let mut state = self.state.lock();
             match state.role {
-                Role::Connecting if state.timer.is_none() => {
+                Role::Connecting(_) if state.timer.is_none() => {
                     state.timer = Some(timer);
                     None
                 }

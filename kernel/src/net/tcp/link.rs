@@ -107,6 +107,7 @@ pub(super) enum Sent<'a> {
 }
 
 /// What is left of an end whose socket is closed.
+#[derive(PartialEq, Eq)]
 pub(super) enum Remains {
     Nothing,
     /// Its address is to be kept in TIME_WAIT.

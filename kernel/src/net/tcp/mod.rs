@@ -1,14 +1,17 @@
 //! TCP sockets (tcp(7)): connections, listeners and their options.
 //!
 //! An [`Endpoint`] is what a socket is, whatever it is doing: its addresses, its place in the table of ports, its options
-//! and its [`State`]. [`handshake`] makes connections, [`link`] is the transport of those within the machine,
-//! [`flow`] the bytes in one direction, [`transfer`] sends and receives, [`options`] has the options of tcp(7).
+//! and its [`State`]. [`handshake`] makes connections; [`transport`] is what carries one, [`link`] within the machine and
+//! [`wire`] over a wire; [`flow`] is the bytes in one direction, [`transfer`] sends and receives, [`options`] has the
+//! options of tcp(7).
 
 mod flow;
 mod handshake;
 mod link;
 mod options;
 mod transfer;
+mod transport;
+mod wire;
 
 use alloc::{
     collections::VecDeque,
@@ -34,10 +37,13 @@ use crate::{
     },
     mm::user,
     sync::IrqLock,
-    time::TimerHandle,
+    task::wait::wait_until,
+    time::{self, TimerHandle},
 };
-use link::{Link, Phase, Remains, Side};
+use link::{Link, Phase, Side};
 use options::TcpOptions;
+use transport::Transport;
+pub(super) use wire::{Admission, Wire, WireState};
 
 /// The table of TCP's ports.
 pub(super) static PORTS: PortTable = PortTable::new(Rules::Stream);
@@ -81,6 +87,8 @@ struct State {
     error: Option<Errno>,
     /// A connect(2) that did not wait is under way, or has ended without being asked about.
     outcome_open: bool,
+    /// The interface that the connection is made by, if it leaves the machine.
+    by_wire: Option<u32>,
     options: TcpOptions,
     /// Ends an attempt to connect that takes too long.
     timer: Option<TimerHandle>,
@@ -89,15 +97,17 @@ struct State {
 /// What a socket is doing.
 enum Role {
     Idle,
-    /// Waits for a place in a listener's queue.
-    Connecting,
+    /// Waits for a place in a listener's queue, or for an answer from the wire.
+    Connecting(Option<Arc<Wire>>),
     Listening {
         backlog: usize,
         pending: VecDeque<Arc<Endpoint>>,
         /// Who connects while the queue is full.
         waiting: VecDeque<Weak<Endpoint>>,
+        /// Connections over a wire that are not complete.
+        half_open: usize,
     },
-    Connected(Arc<Link>, Side),
+    Connected(Transport),
 }
 
 impl Endpoint {
@@ -114,6 +124,7 @@ impl Endpoint {
                 remote: None,
                 error: None,
                 outcome_open: false,
+                by_wire: None,
                 options: TcpOptions::new(),
                 timer: None,
             }),
@@ -133,9 +144,9 @@ impl Endpoint {
     }
 
     /// The connection, if there is one.
-    fn link(&self) -> Option<(Arc<Link>, Side)> {
+    fn transport(&self) -> Option<Transport> {
         match &self.state.lock().role {
-            Role::Connected(link, side) => Some((link.clone(), *side)),
+            Role::Connected(transport) => Some(transport.clone()),
             _ => None,
         }
     }
@@ -149,16 +160,14 @@ impl Endpoint {
         };
         drop(timer);
         match role {
-            Role::Idle | Role::Connecting => drop(binding),
+            Role::Idle | Role::Connecting(None) => drop(binding),
+            Role::Connecting(Some(wire)) => Transport::Wire(wire).close(true, binding),
             Role::Listening { pending, waiting, .. } => {
                 // First of all nobody finds it any more.
                 drop(binding);
                 refuse(pending, waiting);
             }
-            Role::Connected(link, side) => match (link.close(side, abort), binding) {
-                (Remains::Address, Some(binding)) => link.keep_address(side, binding.into_time_wait()),
-                (_, binding) => drop(binding),
-            },
+            Role::Connected(transport) => transport.close(abort, binding),
         }
         self.shared.events.wake_all();
     }
@@ -167,11 +176,11 @@ impl Endpoint {
     fn disconnect(&self) {
         let (role, binding, timer) = {
             let mut state = self.state.lock();
-            if matches!(state.role, Role::Connecting) {
+            if matches!(state.role, Role::Connecting(_)) {
                 state.error = Some(Errno::ECONNRESET);
             }
-            if let Role::Connected(link, side) = &state.role
-                && link.phase(*side) != Phase::Closed
+            if let Role::Connected(transport) = &state.role
+                && transport.phase() != Phase::Closed
             {
                 state.error = Some(Errno::ECONNRESET);
             }
@@ -190,11 +199,10 @@ impl Endpoint {
         };
         drop((binding, timer));
         match role {
-            Role::Idle | Role::Connecting => {}
+            Role::Idle | Role::Connecting(None) => {}
+            Role::Connecting(Some(wire)) => Transport::Wire(wire).close(true, None),
             Role::Listening { pending, waiting, .. } => refuse(pending, waiting),
-            Role::Connected(link, side) => {
-                link.close(side, true);
-            }
+            Role::Connected(transport) => transport.close(true, None),
         }
         self.shared.events.wake_all();
     }
@@ -203,17 +211,17 @@ impl Endpoint {
     pub(super) fn summary(&self) -> Summary {
         let state = self.state.lock();
         let port = state.binding.as_ref().map_or(0, Binding::port);
-        let (number, queued, link) = match &state.role {
+        let (number, queued, transport) = match &state.role {
             Role::Idle => (options::CLOSE, (0, 0), None),
-            Role::Connecting => (options::SYN_SENT, (0, 0), None),
+            Role::Connecting(_) => (options::SYN_SENT, (0, 0), None),
             Role::Listening { pending, .. } => (options::LISTEN, (pending.len(), 0), None),
-            Role::Connected(link, side) => (options::ESTABLISHED, (0, 0), Some((link.clone(), *side))),
+            Role::Connected(transport) => (options::ESTABLISHED, (0, 0), Some(transport.clone())),
         };
         let local = SocketAddress::new(state.local, port);
         let remote = state.remote.unwrap_or(SocketAddress::new(self.shared.any(), 0));
         drop(state);
-        let (number, (receive_queue, send_queue)) = match link {
-            Some((link, side)) => (options::number(link.phase(side)), link.queued(side)),
+        let (number, (receive_queue, send_queue)) = match transport {
+            Some(transport) => (transport.number(), transport.queued()),
             None => (number, queued),
         };
         let Shared { family, inode, uid, .. } = *self.shared;
@@ -227,7 +235,11 @@ impl Endpoint {
             protocol: self.shared.protocol,
             raw: false,
             stream: true,
-            connected: matches!(state.role, Role::Connected(..)),
+            mtu: match &state.role {
+                Role::Connected(Transport::Wire(wire)) => wire.mtu() as u32,
+                Role::Connected(Transport::Local(..)) => interface::LOOPBACK.mtu(),
+                _ => 0,
+            },
         }
     }
 }
@@ -273,8 +285,14 @@ impl TcpSocket {
 
 impl Drop for TcpSocket {
     fn drop(&mut self) {
-        let abort = self.endpoint.shared.common.linger() == Some(0);
-        self.endpoint.end(abort);
+        let linger = self.endpoint.shared.common.linger();
+        let transport = self.endpoint.transport();
+        self.endpoint.end(linger == Some(0));
+        if let (Some(Transport::Wire(wire)), Some(seconds @ 1..)) = (transport, linger) {
+            // close(2) waits until what was sent has arrived (socket(7), SO_LINGER).
+            let deadline_ns = time::monotonic_ns().saturating_add(seconds as u64 * time::SECOND);
+            let _ = wait_until(&[&wire.shared.events], Some(deadline_ns), || wire.is_drained().then_some(()));
+        }
     }
 }
 
@@ -345,7 +363,7 @@ impl SocketOps for TcpSocket {
     fn peer_address(&self) -> Result<Vec<u8>> {
         let state = self.endpoint.state.lock();
         let remote = match (&state.role, state.remote) {
-            (Role::Connected(link, side), Some(remote)) if link.phase(*side) != Phase::Closed => remote,
+            (Role::Connected(transport), Some(remote)) if transport.phase() != Phase::Closed => remote,
             _ => return Err(Errno::ENOTCONN),
         };
         Ok(remote.to_bytes(self.endpoint.shared.family))
@@ -353,11 +371,11 @@ impl SocketOps for TcpSocket {
 
     fn shutdown(&self, read: bool, write: bool) -> Result<()> {
         let endpoint = &self.endpoint;
-        if let Some((link, side)) = endpoint.link() {
-            return link.shutdown(side, read, write);
+        if let Some(transport) = endpoint.transport() {
+            return transport.shutdown(read, write);
         }
         let idle = matches!(endpoint.state.lock().role, Role::Idle);
-        let connecting = matches!(endpoint.state.lock().role, Role::Connecting);
+        let connecting = matches!(endpoint.state.lock().role, Role::Connecting(_));
         if idle {
             return Err(Errno::ENOTCONN);
         }
@@ -385,12 +403,12 @@ impl SocketOps for TcpSocket {
                 let ended = PollEvents::IN | PollEvents::RDHUP;
                 PollEvents::HUP | PollEvents::OUT | ended.when(state.outcome_open) | failed
             }
-            Role::Connecting => failed,
+            Role::Connecting(_) => failed,
             Role::Listening { pending, .. } => PollEvents::IN.when(!pending.is_empty()),
-            Role::Connected(link, side) => {
-                let (link, side) = (link.clone(), *side);
+            Role::Connected(transport) => {
+                let transport = transport.clone();
                 drop(state);
-                link.poll(side) | failed
+                transport.poll() | failed
             }
         }
     }
@@ -408,21 +426,20 @@ impl SocketOps for TcpSocket {
     }
 
     fn ioctl(&self, command: u32, argument: UserAddr) -> Result<u64> {
-        let link = self.endpoint.link();
+        let transport = self.endpoint.transport();
         let listening = matches!(self.endpoint.state.lock().role, Role::Listening { .. });
         let queued = |pick: fn((usize, usize)) -> usize| {
             if listening {
                 return Err(Errno::EINVAL);
             }
-            Ok(link.as_ref().map_or(0, |(link, side)| pick(link.queued(*side))))
+            Ok(transport.as_ref().map_or(0, |transport| pick(transport.queued())))
         };
         let number = match command {
             ioctl::FIONREAD => queued(|(receive, _)| receive)?,
             ioctl::TIOCOUTQ => queued(|(_, send)| send)?,
             ioctl::SIOCATMARK => {
-                let at_mark =
-                    link.as_ref().is_some_and(|(link, side)| link.with_inbox(*side, |inbox| inbox.is_at_mark()));
-                usize::from(at_mark)
+                let at_mark = |transport: &Transport| transport.with_inbox(|inbox| inbox.is_at_mark());
+                usize::from(transport.as_ref().is_some_and(at_mark))
             }
             _ => return Err(Errno::ENOTTY),
         };

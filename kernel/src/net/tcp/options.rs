@@ -6,8 +6,9 @@
 use alloc::vec::Vec;
 
 use abi::{Errno, Result, net};
+use klib::net::Duration;
 
-use super::{Endpoint, Phase, Role, max_backlog};
+use super::{Endpoint, Phase, Role, Transport, max_backlog};
 use crate::{fs::socket::option_int, time::SECOND};
 
 /// The states of tcp(7) by their number in /proc/net/tcp and `struct tcp_info`.
@@ -35,7 +36,15 @@ pub(super) fn number(phase: Phase) -> u8 {
 /// the options.
 const DEFAULT_SEGMENT: i32 = net::TCP_MSS_DEFAULT as i32;
 const LOOPBACK_SEGMENT: i32 = 32741;
-/// The names of the congestion controls there are (TCP_CONGESTION).
+
+/// The longest segment of a connection over a wire.
+fn wire_segment(wire: &super::Wire) -> i32 {
+    let headers = if wire.key.0.is_v4() { 40 } else { 60 };
+    wire.mtu().saturating_sub(headers) as i32
+}
+
+/// The names of congestion controls that TCP_CONGESTION takes and tells. Over a wire all connections use Reno's: smoltcp's
+/// CUBIC does not build for a kernel.
 const CONGESTION: [&[u8]; 2] = [b"cubic", b"reno"];
 /// Bytes of the name with its padding (TCP_CA_NAME_MAX).
 const CONGESTION_SIZE: usize = 16;
@@ -96,6 +105,25 @@ fn seconds(tries: i32) -> i32 {
     period
 }
 
+/// What the options say to a connection over a wire.
+#[derive(Clone, Copy)]
+pub struct Timing {
+    /// Short segments are sent at once.
+    pub no_delay: bool,
+    /// How long it knocks.
+    pub connect: Duration,
+    /// How long nothing may be acknowledged; `None`: as long as Linux waits.
+    pub user: Option<Duration>,
+    /// How long it waits for the other end when its socket is closed.
+    pub fin: Duration,
+    /// When an idle peer is asked, how often, and how many times.
+    pub keep_idle: Duration,
+    /// See [`keep_idle`](Self::keep_idle).
+    pub keep_interval: Duration,
+    /// See [`keep_idle`](Self::keep_idle).
+    pub keep_count: u32,
+}
+
 fn within(number: i32, range: core::ops::RangeInclusive<i32>) -> Result<i32> {
     if range.contains(&number) { Ok(number) } else { Err(Errno::EINVAL) }
 }
@@ -139,6 +167,20 @@ impl TcpOptions {
         match u64::try_from(self.user_timeout) {
             Ok(limit_ms) if limit_ms > 0 => limit_ms.saturating_mul(SECOND / 1000).min(all * SECOND),
             _ => all * SECOND,
+        }
+    }
+
+    /// How a connection over a wire keeps time.
+    pub(super) fn timing(&self) -> Timing {
+        let seconds = |number: i32| Duration::from_secs(u64::try_from(number).unwrap_or(0));
+        Timing {
+            no_delay: self.no_delay && !self.cork,
+            connect: Duration::from_micros(self.connect_limit_ns() / 1000),
+            user: u64::try_from(self.user_timeout).ok().filter(|limit| *limit > 0).map(Duration::from_millis),
+            fin: seconds(if self.linger2 > 0 { self.linger2 } else { FIN_TIMEOUT }),
+            keep_idle: seconds(self.keep_idle),
+            keep_interval: seconds(self.keep_interval),
+            keep_count: u32::try_from(self.keep_count).unwrap_or(1),
         }
     }
 
@@ -235,13 +277,16 @@ impl Endpoint {
         match (level, name) {
             (net::SOL_SOCKET, net::SO_ERROR) => {
                 let own = self.state.lock().error.take();
-                let error = own.or_else(|| self.link().and_then(|(link, side)| link.take_error(side)));
+                let error = own.or_else(|| self.transport().and_then(|transport| transport.take_error()));
                 Ok(error.map_or(0, |error| i32::from(error.number())).to_ne_bytes().to_vec())
             }
             (net::SOL_SOCKET, net::SO_ACCEPTCONN) => flag(matches!(self.state.lock().role, Role::Listening { .. })),
             (net::SOL_SOCKET, _) => self.shared.socket_option(name),
             (net::SOL_IPV6, net::IPV6_V6ONLY) if self.shared.family == net::AF_INET6 => flag(self.shared.is_only_v6()),
             (net::SOL_TCP, net::TCP_INFO) => Ok(self.info()),
+            (net::SOL_TCP, net::TCP_MAXSEG) if let Some(Transport::Wire(wire)) = self.transport() => {
+                Ok(wire_segment(&wire).to_ne_bytes().to_vec())
+            }
             (net::SOL_TCP, _) => {
                 let state = self.state.lock();
                 state.options.get(name, matches!(state.role, Role::Connected(..)))
@@ -272,7 +317,13 @@ impl Endpoint {
             (net::SOL_TCP, _) => {
                 let mut state = self.state.lock();
                 let new = matches!(state.role, Role::Idle | Role::Listening { .. });
-                state.options.set(name, value, new)
+                state.options.set(name, value, new)?;
+                let timing = state.options.timing();
+                drop(state);
+                if let Some(Transport::Wire(wire)) = self.transport() {
+                    wire.set_timing(timing);
+                }
+                Ok(())
             }
             _ => {
                 let context = self.context();
@@ -300,8 +351,12 @@ impl Endpoint {
         };
         let summary = self.summary();
         put(core::mem::offset_of!(net::tcp_info, tcpi_state), &[summary.number]);
-        let segment =
-            if matches!(summary.number, CLOSE | SYN_SENT | LISTEN) { DEFAULT_SEGMENT } else { LOOPBACK_SEGMENT };
+        let transport = self.transport();
+        let segment = match &transport {
+            Some(Transport::Wire(wire)) => wire_segment(wire),
+            _ if matches!(summary.number, CLOSE | SYN_SENT | LISTEN) => DEFAULT_SEGMENT,
+            _ => LOOPBACK_SEGMENT,
+        };
         put(core::mem::offset_of!(net::tcp_info, tcpi_snd_mss), &segment.to_ne_bytes());
         put(core::mem::offset_of!(net::tcp_info, tcpi_rcv_mss), &DEFAULT_SEGMENT.to_ne_bytes());
         put(core::mem::offset_of!(net::tcp_info, tcpi_advmss), &segment.to_ne_bytes());
@@ -322,10 +377,14 @@ impl Endpoint {
                 put(core::mem::offset_of!(net::tcp_info, tcpi_sacked), &(*backlog as u32).to_ne_bytes());
             }
         } else {
-            put(MTU_AT, &crate::net::interface::LOOPBACK.mtu.to_ne_bytes());
+            let mtu = match &transport {
+                Some(Transport::Wire(wire)) => wire.mtu() as u32,
+                _ => crate::net::interface::LOOPBACK.mtu(),
+            };
+            put(MTU_AT, &mtu.to_ne_bytes());
         }
-        if let Some((link, side)) = self.link() {
-            let (received, sent) = link.totals(side);
+        if let Some(transport) = transport {
+            let (received, sent) = transport.totals();
             put(core::mem::offset_of!(net::tcp_info, tcpi_bytes_received), &received.to_ne_bytes());
             put(core::mem::offset_of!(net::tcp_info, tcpi_bytes_acked), &sent.to_ne_bytes());
             put(core::mem::offset_of!(net::tcp_info, tcpi_bytes_sent), &sent.to_ne_bytes());

@@ -3,12 +3,10 @@
 //! Bytes are copied from and to the program without a lock held: a sender fills a chunk first and hands it over whole, a
 //! receiver claims bytes under the lock and copies them afterwards.
 
-use alloc::sync::Arc;
-
 use abi::{Errno, Result, net};
 
 use super::{
-    Endpoint, Link, Role, Side,
+    Endpoint, Role, Transport,
     flow::{Chunk, MAX_CHUNK, View},
     link::{Bytes, Received, Sent},
 };
@@ -24,12 +22,12 @@ const MSG_FASTOPEN: u32 = 0x2000_0000;
 
 impl Endpoint {
     /// The connection, once there is one. `without` is the answer of a socket that has none and makes none.
-    fn connection(&self, patience: Patience, without: Errno) -> Result<(Arc<Link>, Side)> {
+    fn connection(&self, patience: Patience, without: Errno) -> Result<Transport> {
         patience.wait(&[&self.shared.events], || {
             let mut state = self.state.lock();
             match &state.role {
-                Role::Connected(link, side) => Some(Ok((link.clone(), *side))),
-                Role::Connecting => None,
+                Role::Connected(transport) => Some(Ok(transport.clone())),
+                Role::Connecting(_) => None,
                 Role::Listening { .. } => Some(Err(without)),
                 Role::Idle => Some(Err(state.error.take().unwrap_or(without))),
             }
@@ -40,14 +38,14 @@ impl Endpoint {
     pub(super) fn send(&self, message: &mut Outgoing<'_, '_>) -> Result<usize> {
         if message.flags & MSG_FASTOPEN != 0
             && let Some(address) = message.address
-            && self.link().is_none()
+            && self.transport().is_none()
         {
             self.connect(address, message.patience)?;
         }
-        let (link, side) = self.connection(message.patience, Errno::EPIPE)?;
+        let link = self.connection(message.patience, Errno::EPIPE)?;
         let mut sent = 0;
         loop {
-            match self.send_part(&link, side, message) {
+            match self.send_part(&link, message) {
                 Ok(part) => sent += part,
                 Err(_) if sent > 0 => return Ok(sent),
                 Err(error) => return Err(error),
@@ -59,13 +57,13 @@ impl Endpoint {
     }
 
     /// Sends up to a chunk.
-    fn send_part(&self, link: &Link, side: Side, message: &mut Outgoing<'_, '_>) -> Result<usize> {
-        let spare = link.prepare(side, message.data.remaining().min(MAX_CHUNK))?;
+    fn send_part(&self, link: &Transport, message: &mut Outgoing<'_, '_>) -> Result<usize> {
+        let spare = link.prepare(message.data.remaining().min(MAX_CHUNK))?;
         if message.data.remaining() == 0 {
             return Ok(0);
         }
         // First the room, so that bytes that cannot be sent stay the program's.
-        message.patience.wait(&[&self.shared.events], || link.can_send(side).then_some(()))?;
+        message.patience.wait(&[&self.shared.events], || link.can_send().then_some(()))?;
         let mut small = [0; SMALL];
         let mut few = None;
         if message.data.remaining() <= SMALL {
@@ -81,13 +79,13 @@ impl Endpoint {
         };
         let urgent = message.flags & net::MSG_OOB != 0 && message.data.remaining() == 0;
         loop {
-            bytes = match link.send(side, bytes, urgent)? {
+            bytes = match link.send(bytes, urgent)? {
                 Sent::Done => return Ok(len),
                 Sent::Full(bytes) => bytes,
             };
             // A few that found room but no place in a chunk get their own.
             if let Bytes::Few(few) = bytes
-                && link.can_send(side)
+                && link.can_send()
             {
                 let mut chunk = Chunk::new(SMALL)?;
                 chunk.fill(few.len(), |room| {
@@ -97,7 +95,7 @@ impl Endpoint {
                 bytes = Bytes::Chunk(chunk);
                 continue;
             }
-            message.patience.wait(&[&self.shared.events], || link.may_send(side).then_some(()))?;
+            message.patience.wait(&[&self.shared.events], || link.may_send().then_some(()))?;
         }
     }
 
@@ -106,10 +104,10 @@ impl Endpoint {
         if message.flags & net::MSG_ERRQUEUE != 0 {
             return Err(Errno::EAGAIN);
         }
-        let (link, side) = self.connection(message.patience, Errno::ENOTCONN)?;
+        let link = self.connection(message.patience, Errno::ENOTCONN)?;
         let peek = message.flags & net::MSG_PEEK != 0;
         if message.flags & net::MSG_OOB != 0 {
-            let Some(byte) = link.take_urgent(side, peek)? else { return Ok(0) };
+            let Some(byte) = link.take_urgent(peek)? else { return Ok(0) };
             message.result_flags |= net::MSG_OOB;
             if message.data.remaining() == 0 {
                 message.result_flags |= net::MSG_TRUNC;
@@ -120,11 +118,11 @@ impl Endpoint {
         let discard = message.flags & net::MSG_TRUNC != 0;
         let room = message.data.remaining();
         let least = if message.flags & net::MSG_WAITALL != 0 { room } else { self.shared.common.low_water().min(room) };
-        let mut position = peek.then(|| link.with_inbox(side, |inbox| inbox.position()));
+        let mut position = peek.then(|| link.with_inbox(|inbox| inbox.position()));
         let mut done = 0;
         loop {
             while done < room || room == 0 {
-                let view = match link.receive(side, position, room - done, done > 0) {
+                let view = match link.receive(position, room - done, done > 0) {
                     Received::View(view) => view,
                     Received::End => return Ok(done),
                     Received::Failed(error) => return Err(error),
@@ -144,12 +142,12 @@ impl Endpoint {
                 position = position.map(|_| piece.next);
                 if so_far < len {
                     if !peek {
-                        link.with_inbox(side, |inbox| inbox.give_back(piece, so_far));
+                        link.with_inbox(|inbox| inbox.give_back(piece, so_far));
                     }
                     return if done > 0 { Ok(done) } else { copied };
                 }
                 if !peek && len > SMALL {
-                    link.with_inbox(side, |inbox| inbox.give_back_memory(piece));
+                    link.with_inbox(|inbox| inbox.give_back_memory(piece));
                 }
                 if room == 0 {
                     return Ok(0);
@@ -159,7 +157,7 @@ impl Endpoint {
                 return Ok(done);
             }
             let waited =
-                message.patience.wait(&[&self.shared.events], || link.is_receivable(side, position, 1).then_some(()));
+                message.patience.wait(&[&self.shared.events], || link.is_receivable(position, 1).then_some(()));
             match waited {
                 Ok(()) => {}
                 Err(_) if done > 0 => return Ok(done),

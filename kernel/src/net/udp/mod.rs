@@ -3,6 +3,7 @@
 //! A [`UdpSocket`] receives into its own queue; [`send`] finds who a datagram is for and puts it there. As on Linux's
 //! loopback it has arrived, or was dropped or refused, when the sender's call returns.
 
+mod arrive;
 mod options;
 mod send;
 
@@ -31,6 +32,7 @@ use crate::{
     mm::user,
     sync::IrqLock,
 };
+pub(super) use arrive::{arrived, errno, failed};
 use options::UdpOptions;
 pub(super) use send::take;
 
@@ -158,7 +160,7 @@ impl Endpoint {
             protocol: self.shared.protocol,
             raw: false,
             stream: false,
-            connected: state.remote.is_some(),
+            mtu: state.remote.map_or(0, |remote| mtu_to(state.local, remote)),
         }
     }
 
@@ -188,6 +190,11 @@ pub(super) struct Summary {
     pub(super) remote: Option<SocketAddress>,
     pub(super) queued: usize,
     pub(super) dropped: u32,
+}
+
+/// The longest packet to a peer, in bytes.
+pub(super) fn mtu_to(local: IpAddress, remote: SocketAddress) -> u32 {
+    interface::route(local, remote.ip, remote.scope).map_or(interface::LOOPBACK.mtu(), |route| route.interface.mtu())
 }
 
 /// What a program's socket refers to.

@@ -4,16 +4,17 @@ use alloc::{sync::Arc, vec::Vec};
 
 use abi::{Errno, Result, net};
 
-use super::{Endpoint, options::UDP_SEGMENT, ports};
+use klib::net::{packet::Outgoing, stack::NotSent};
+
+use super::{Endpoint, arrive, options::UDP_SEGMENT};
 use crate::{
-    fs::socket::Outgoing,
+    fs::socket::{Outgoing as Message, Patience},
     mm::frames,
     net::{
         address::{IpAddress, SocketAddress},
         inbox::Datagram,
         interface::{self, Kind, LOOPBACK, Route},
         ip_options::Arrival,
-        multicast,
     },
     time,
 };
@@ -106,7 +107,7 @@ impl Sending {
 
 impl Endpoint {
     /// send(2) and its relatives.
-    pub(super) fn send(&self, message: &mut Outgoing<'_, '_>) -> Result<usize> {
+    pub(super) fn send(&self, message: &mut Message<'_, '_>) -> Result<usize> {
         let len = message.data.remaining();
         if len > usize::from(u16::MAX) {
             return Err(Errno::EMSGSIZE);
@@ -155,7 +156,7 @@ impl Endpoint {
             }
         };
         if let Some(bytes) = held {
-            self.send_bytes(bytes, destination, control)?;
+            self.send_bytes(bytes, destination, control, message.patience)?;
         }
         Ok(len)
     }
@@ -164,12 +165,15 @@ impl Endpoint {
     pub(super) fn uncork(&self) -> Result<()> {
         let corked = self.state.lock().corked.take();
         match corked {
-            Some(corked) => self.send_bytes(corked.bytes, corked.destination, corked.control),
+            Some(corked) => {
+                let patience = Patience { nonblocking: true, deadline_ns: None };
+                self.send_bytes(corked.bytes, corked.destination, corked.control, patience)
+            }
             None => Ok(()),
         }
     }
 
-    fn send_bytes(&self, bytes: Vec<u8>, target: SocketAddress, control: Sending) -> Result<()> {
+    fn send_bytes(&self, bytes: Vec<u8>, target: SocketAddress, control: Sending, patience: Patience) -> Result<()> {
         let shared = &self.shared;
         let v4 = target.ip.is_v4();
         if bytes.len() > if v4 { MAX_V4 } else { MAX_V6 } {
@@ -204,22 +208,26 @@ impl Endpoint {
         }
         let arrival = Arrival {
             destination: SocketAddress { ip: route.destination, ..target },
-            local: route.destination.loopback_of_family(),
+            local: if route.interface.is_loopback() { route.destination.loopback_of_family() } else { route.source },
+            interface: route.interface.index,
             hop_limit: control.hop_limit.unwrap_or(hop_limit),
             traffic_class: control.traffic_class.unwrap_or(traffic_class),
         };
         let datagram = Datagram {
             bytes: Arc::new(Vec::new()),
-            source: SocketAddress { scope: scope_of(route.source, device), ..SocketAddress::new(route.source, port) },
+            source: SocketAddress {
+                scope: scope_of(route.source, route.interface.index),
+                ..SocketAddress::new(route.source, port)
+            },
             arrival,
             time_ns: time::realtime_ns(),
         };
         match control.segment.unwrap_or(set_segment) {
-            0 => self.deliver_by(route, datagram, bytes),
+            0 => self.deliver_by(route, datagram, bytes, patience)?,
             segment if bytes.len().div_ceil(usize::from(segment)) > MAX_SEGMENTS => return Err(Errno::EINVAL),
             segment => {
                 for part in bytes.chunks(usize::from(segment)) {
-                    self.deliver_by(route, datagram.clone(), part.to_vec());
+                    self.deliver_by(route, datagram.clone(), part.to_vec(), patience)?;
                 }
             }
         }
@@ -227,37 +235,77 @@ impl Endpoint {
     }
 
     /// Hands a datagram to everybody it is for.
-    fn deliver_by(&self, route: Route, mut datagram: Datagram, bytes: Vec<u8>) {
+    fn deliver_by(&self, route: Route, mut datagram: Datagram, bytes: Vec<u8>, patience: Patience) -> Result<()> {
+        if !route.interface.is_loopback() {
+            self.send_outside(&route, &datagram, &bytes, patience)?;
+            let loops = match route.kind {
+                Kind::Multicast => self.shared.ip.lock().loops(route.destination.is_v4()),
+                kind => kind == Kind::Broadcast,
+            };
+            if loops {
+                datagram.bytes = Arc::new(bytes);
+                arrive::deliver_to_many(self.shared.protocol, route.interface, &datagram);
+            }
+            return Ok(());
+        }
         LOOPBACK.count(bytes.len());
         datagram.bytes = Arc::new(bytes);
-        let source = (datagram.source.ip, datagram.source.port);
-        let destination = (route.destination, datagram.arrival.destination.port);
-        let found = ports(self.shared.protocol).receivers(source, destination, LOOPBACK.index);
-        let found: Vec<(Arc<Self>, bool)> =
-            found.into_iter().filter_map(|(owner, shares)| Some((owner.downcast().ok()?, shares))).collect();
-        if route.kind != Kind::Local {
-            if route.kind == Kind::Multicast && !multicast::is_taken(route.destination) {
-                return;
-            }
-            for (receiver, _) in found {
-                let wanted = route.kind == Kind::Broadcast
-                    || receiver.shared.ip.lock().wants_group(route.destination, datagram.source.ip);
-                if wanted && !receiver.inbox.deliver(&receiver.shared, datagram.clone()) {
-                    LOOPBACK.count_dropped();
-                }
-            }
-            return;
+        let delivered = match route.kind {
+            Kind::Local => arrive::deliver_to_one(self.shared.protocol, &LOOPBACK, datagram),
+            _ => arrive::deliver_to_many(self.shared.protocol, &LOOPBACK, &datagram),
+        };
+        if !delivered && route.kind == Kind::Local {
+            self.refused();
         }
-        let sharing = found.iter().take_while(|(_, shares)| *shares).count();
-        // Of several that share a port one gets all that one sender sends.
-        let place = usize::from(source.1.rotate_left(5) ^ source.1).checked_rem(sharing).unwrap_or(0);
-        match found.get(place) {
-            Some((receiver, _)) => {
-                if !receiver.inbox.deliver(&receiver.shared, datagram) {
-                    LOOPBACK.count_dropped();
+        Ok(())
+    }
+
+    /// Sends a datagram over a wire.
+    fn send_outside(&self, route: &Route, datagram: &Datagram, bytes: &[u8], patience: Patience) -> Result<()> {
+        const HEADER: usize = 8;
+        const CHECKSUM_AT: usize = 6;
+        let Some(ethernet) = route.interface.ethernet() else { return Err(Errno::ENODEV) };
+        let len = HEADER + bytes.len();
+        let protocol = self.shared.protocol;
+        let arrival = &datagram.arrival;
+        let head = Outgoing {
+            source: route.source.into(),
+            destination: route.destination.into(),
+            protocol: protocol as u8,
+            hop_limit: u8::try_from(arrival.hop_limit).unwrap_or(u8::MAX),
+            traffic_class: arrival.traffic_class,
+            may_fragment: self.shared.ip.lock().may_fragment(route.destination.is_v4()),
+        };
+        let mut payload = Vec::new();
+        payload.try_reserve_exact(len).map_err(|_| Errno::ENOBUFS)?;
+        payload.extend(datagram.source.port.to_be_bytes());
+        payload.extend(arrival.destination.port.to_be_bytes());
+        // UDP-Lite says here how much its checksum covers: all of it.
+        let told = if protocol == net::IPPROTO_UDPLITE as u32 { 0 } else { len as u16 };
+        payload.extend(told.to_be_bytes());
+        payload.extend([0; 2]);
+        payload.extend_from_slice(bytes);
+        head.write_checksum(&mut payload, CHECKSUM_AT);
+        loop {
+            match ethernet.send(&head, &payload) {
+                Ok(()) => return Ok(()),
+                Err(NotSent::NoRoute) => return Err(Errno::ENETUNREACH),
+                Err(NotSent::TooLong) => return Err(Errno::EMSGSIZE),
+                // Nobody is told of a datagram that finds nobody next door, but by the error queue.
+                Err(NotSent::Unreachable) => {
+                    let told = {
+                        let ip = self.shared.ip.lock();
+                        ip.is_on_v4(net::IP_RECVERR) || ip.is_on_v6(net::IPV6_RECVERR)
+                    };
+                    if told {
+                        self.inbox.fail(&self.shared, Errno::EHOSTUNREACH);
+                    }
+                    return Ok(());
+                }
+                Err(NotSent::NoRoom) => {
+                    patience.wait(&[ethernet.room()], || ethernet.has_room().then_some(()))?;
                 }
             }
-            None => self.refused(),
         }
     }
 
@@ -275,12 +323,12 @@ impl Endpoint {
 }
 
 /// The scope that a receiver is shown with a source.
-fn scope_of(source: IpAddress, device: u32) -> u32 {
+pub(super) fn scope_of(source: IpAddress, device: u32) -> u32 {
     if source.is_link_local() { device } else { 0 }
 }
 
 /// Takes the program's bytes.
-pub(in crate::net) fn take(message: &mut Outgoing<'_, '_>, len: usize) -> Result<Vec<u8>> {
+pub(in crate::net) fn take(message: &mut Message<'_, '_>, len: usize) -> Result<Vec<u8>> {
     if frames::is_short() {
         return Err(Errno::ENOBUFS);
     }

@@ -1,8 +1,13 @@
 //! AF_NETLINK sockets (netlink(7)), for NETLINK_ROUTE (rtnetlink(7)): programs ask for interfaces, addresses and routes,
 //! as getifaddrs(3), if_nameindex(3) and getaddrinfo(3) do.
 //!
-//! A question is answered at once into the asking socket's queue. Nothing changes by itself, so there is no news for the
-//! groups that a program may join.
+//! A question is answered at once into the asking socket's queue; a program with CAP_NET_ADMIN changes addresses and
+//! routes of interfaces with a wire. What the messages say is in [`messages`]. Groups may be joined, but news of what
+//! changes by itself (DHCP, router advertisements) is not sent to them.
+
+mod messages;
+
+pub use messages::{SCOPE_HOST, SCOPE_LINK, SCOPE_SITE, address_flags, address_scope};
 
 use alloc::{
     collections::{BTreeMap, VecDeque},
@@ -13,11 +18,7 @@ use alloc::{
 use abi::{Errno, Result, ioctl, net, netlink};
 use hal::UserAddr;
 
-use super::{
-    address::{IpAddress, family_of},
-    device_ioctl::QUEUE_LENGTH,
-    interface::{self, Interface, InterfaceAddress},
-};
+use super::address::family_of;
 use crate::{
     fs::{
         PollEvents, PollTable,
@@ -36,13 +37,6 @@ const MAX_QUEUE: usize = 212_992;
 const MAX_SEND: usize = 65536;
 /// Messages begin at multiples of this.
 const ALIGNMENT: usize = 4;
-/// Of `struct ifaddrmsg` and `struct rtmsg`: only this machine (rtnetlink(7), RT_SCOPE_HOST).
-const SCOPE_HOST: u8 = 254;
-/// The table of the machine's own addresses (RT_TABLE_LOCAL).
-const TABLE_LOCAL: u8 = 255;
-/// IF_OPER_UNKNOWN: what a loopback says of its state.
-const STATE_UNKNOWN: u8 = 0;
-
 /// Which port numbers are taken.
 static PORTS: IrqLock<BTreeMap<u32, ()>> = IrqLock::new(BTreeMap::new());
 
@@ -83,187 +77,6 @@ fn parse(bytes: &[u8]) -> Result<(u32, u32)> {
         return Err(Errno::EINVAL);
     }
     Ok((word(bytes, 4), word(bytes, 8)))
-}
-
-/// A message being written.
-struct Writer {
-    bytes: Vec<u8>,
-    start: usize,
-}
-
-impl Writer {
-    /// Begins a message behind others in `bytes`.
-    fn new(mut bytes: Vec<u8>, kind: u16, flags: u32, question: &Question) -> Self {
-        let start = bytes.len();
-        bytes.extend(0u32.to_ne_bytes());
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend((flags as u16).to_ne_bytes());
-        bytes.extend(question.sequence.to_ne_bytes());
-        bytes.extend(question.port.to_ne_bytes());
-        Self { bytes, start }
-    }
-
-    fn put(mut self, bytes: &[u8]) -> Self {
-        self.bytes.extend(bytes);
-        self
-    }
-
-    /// An attribute: length and type, then its bytes.
-    fn attribute(mut self, kind: u32, data: &[u8]) -> Self {
-        self.bytes.extend(((4 + data.len()) as u16).to_ne_bytes());
-        self.bytes.extend((kind as u16).to_ne_bytes());
-        self.bytes.extend(data);
-        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
-        self
-    }
-
-    /// The bytes, with the message's length where it belongs.
-    fn finish(mut self) -> Vec<u8> {
-        let len = (self.bytes.len() - self.start) as u32;
-        if let Some(room) = self.bytes.get_mut(self.start..self.start + 4) {
-            room.copy_from_slice(&len.to_ne_bytes());
-        }
-        self.bytes
-    }
-}
-
-/// Who asks: what answers repeat.
-struct Question {
-    sequence: u32,
-    port: u32,
-}
-
-fn link_message(bytes: Vec<u8>, found: &Interface, flags: u32, question: &Question) -> Vec<u8> {
-    /// Bytes of a hardware address; a loopback's is zeroes.
-    const HARDWARE: [u8; 6] = [0; 6];
-    let traffic = found.traffic();
-    // `struct rtnl_link_stats64`: packets and bytes both ways, errors, dropped both ways, and 16 more.
-    let mut statistics = [0u64; 24];
-    statistics[..4].copy_from_slice(&[traffic.packets, traffic.packets, traffic.bytes, traffic.bytes]);
-    statistics[6] = traffic.dropped;
-    let statistics: Vec<u8> = statistics.iter().flat_map(|number| number.to_ne_bytes()).collect();
-    Writer::new(bytes, netlink::RTM_NEWLINK as u16, flags, question)
-        .put(&[0; 2])
-        .put(&found.hardware_type.to_ne_bytes())
-        .put(&found.index.to_ne_bytes())
-        .put(&(found.flags | net::net_device_flags::IFF_LOWER_UP as u32).to_ne_bytes())
-        .put(&0u32.to_ne_bytes())
-        .attribute(netlink::IFLA_IFNAME as u32, &[found.name.as_bytes(), &[0]].concat())
-        .attribute(netlink::IFLA_TXQLEN as u32, &QUEUE_LENGTH.to_ne_bytes())
-        .attribute(netlink::IFLA_OPERSTATE as u32, &[STATE_UNKNOWN])
-        .attribute(netlink::IFLA_MTU as u32, &found.mtu.to_ne_bytes())
-        .attribute(netlink::IFLA_QDISC as u32, b"noqueue\0")
-        .attribute(netlink::IFLA_ADDRESS as u32, &HARDWARE)
-        .attribute(netlink::IFLA_BROADCAST as u32, &HARDWARE)
-        .attribute(netlink::IFLA_STATS64 as u32, &statistics)
-        .finish()
-}
-
-fn ip_bytes(ip: IpAddress) -> Vec<u8> {
-    if ip.is_v4() { ip.v4_bytes().to_vec() } else { ip.v6_bytes().to_vec() }
-}
-
-fn family(ip: IpAddress) -> u8 {
-    (if ip.is_v4() { net::AF_INET } else { net::AF_INET6 }) as u8
-}
-
-fn address_message(bytes: Vec<u8>, found: &Interface, own: &InterfaceAddress, question: &Question) -> Vec<u8> {
-    let ip = ip_bytes(own.ip);
-    let permanent = netlink::IFA_F_PERMANENT;
-    // `struct ifa_cacheinfo`: valid and preferred for ever, made and changed at the start.
-    let cache = [u32::MAX, u32::MAX, 0, 0].map(u32::to_ne_bytes).concat();
-    let mut message = Writer::new(bytes, netlink::RTM_NEWADDR as u16, netlink::NLM_F_MULTI, question)
-        .put(&[family(own.ip), own.prefix, permanent as u8, SCOPE_HOST])
-        .put(&found.index.to_ne_bytes())
-        .attribute(netlink::IFA_ADDRESS as u32, &ip);
-    if own.ip.is_v4() {
-        message = message
-            .attribute(netlink::IFA_LOCAL as u32, &ip)
-            .attribute(netlink::IFA_LABEL as u32, &[found.name.as_bytes(), &[0]].concat());
-    }
-    message
-        .attribute(netlink::IFA_FLAGS as u32, &permanent.to_ne_bytes())
-        .attribute(netlink::IFA_CACHEINFO as u32, &cache)
-        .finish()
-}
-
-fn route_message(bytes: Vec<u8>, found: &Interface, own: &InterfaceAddress, question: &Question) -> Vec<u8> {
-    let kind = netlink::RTN_LOCAL as u8;
-    let scope = if own.ip.is_v4() { SCOPE_HOST } else { 0 };
-    let mut message = Writer::new(bytes, netlink::RTM_NEWROUTE as u16, netlink::NLM_F_MULTI, question)
-        .put(&[family(own.ip), own.prefix, 0, 0, TABLE_LOCAL, netlink::RTPROT_KERNEL as u8, scope, kind])
-        .put(&0u32.to_ne_bytes())
-        .attribute(netlink::rtattr_type_t::RTA_TABLE as u32, &u32::from(TABLE_LOCAL).to_ne_bytes());
-    let network = match own.ip.as_v4() {
-        Some(number) => IpAddress::v4(number & u32::MAX.checked_shl(32 - u32::from(own.prefix)).unwrap_or(0)),
-        None => own.ip,
-    };
-    message = message.attribute(netlink::rtattr_type_t::RTA_DST as u32, &ip_bytes(network));
-    if own.ip.is_v4() {
-        message = message.attribute(netlink::rtattr_type_t::RTA_PREFSRC as u32, &ip_bytes(own.ip));
-    }
-    message.attribute(netlink::rtattr_type_t::RTA_OIF as u32, &found.index.to_ne_bytes()).finish()
-}
-
-/// NLMSG_ERROR: an errno, or 0 for an acknowledgement, and the message it is about.
-fn error_message(error: Option<Errno>, about: &[u8], question: &Question) -> Vec<u8> {
-    let number = error.map_or(0, |error| -i32::from(error.number()));
-    let about = if error.is_some() { about } else { about.get(..HEADER).unwrap_or(about) };
-    Writer::new(Vec::new(), netlink::NLMSG_ERROR as u16, 0, question).put(&number.to_ne_bytes()).put(about).finish()
-}
-
-/// Answers one message: the answers, each a datagram.
-fn answer(message: &[u8], port: u32) -> Vec<Vec<u8>> {
-    const GET_LINK: u16 = netlink::RTM_GETLINK as u16;
-    const GET_ADDRESS: u16 = netlink::RTM_GETADDR as u16;
-    const GET_ROUTE: u16 = netlink::RTM_GETROUTE as u16;
-    let (kind, flags) = (half(message, 4), u32::from(half(message, 6)));
-    let question = Question { sequence: word(message, 8), port };
-    let acknowledged = |error| alloc::vec![error_message(error, message, &question)];
-    let wants_all = flags & netlink::NLM_F_DUMP == netlink::NLM_F_DUMP;
-    if flags & netlink::NLM_F_REQUEST == 0 || u32::from(kind) < netlink::NLMSG_MIN_TYPE {
-        return if flags & netlink::NLM_F_ACK != 0 { acknowledged(None) } else { Vec::new() };
-    }
-    let wanted = message.get(HEADER).copied().unwrap_or(0);
-    let is_wanted = |own: &&InterfaceAddress| wanted == 0 || family(own.ip) == wanted;
-    let mut all = Vec::new();
-    match kind {
-        GET_LINK if wants_all => {
-            for found in interface::all() {
-                all = link_message(all, found, netlink::NLM_F_MULTI, &question);
-            }
-        }
-        GET_LINK => {
-            // `struct ifinfomsg`, then perhaps a name.
-            let index = word(message, HEADER + 4);
-            let name_at = HEADER + 16 + 4;
-            let name = message.get(name_at..).unwrap_or_default().split(|byte| *byte == 0).next();
-            let found = match index {
-                0 => name.and_then(interface::by_name),
-                index => interface::by_index(index),
-            };
-            let Some(found) = found else { return acknowledged(Some(Errno::ENODEV)) };
-            return alloc::vec![link_message(Vec::new(), found, 0, &question)];
-        }
-        GET_ADDRESS if wants_all => {
-            for found in interface::all() {
-                for own in found.addresses.iter().filter(is_wanted) {
-                    all = address_message(all, found, own, &question);
-                }
-            }
-        }
-        GET_ROUTE if wants_all => {
-            for found in interface::all() {
-                for own in found.addresses.iter().filter(is_wanted) {
-                    all = route_message(all, found, own, &question);
-                }
-            }
-        }
-        _ => return acknowledged(Some(Errno::EOPNOTSUPP)),
-    }
-    let done = Writer::new(Vec::new(), netlink::NLMSG_DONE as u16, netlink::NLM_F_MULTI, &question);
-    let done = done.put(&0i32.to_ne_bytes()).finish();
-    if all.is_empty() { alloc::vec![done] } else { alloc::vec![all, done] }
 }
 
 impl NetlinkSocket {
@@ -400,7 +213,7 @@ impl SocketOps for NetlinkSocket {
         while rest.len() >= HEADER {
             let size = word(rest, 0) as usize;
             let Some(one) = rest.get(..size).filter(|one| one.len() >= HEADER) else { break };
-            let answers = answer(one, port);
+            let answers = messages::answer(one, port);
             let mut state = self.state.lock();
             for answer in answers {
                 if state.queued + answer.len() > MAX_QUEUE {
