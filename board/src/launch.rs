@@ -2,7 +2,7 @@
 //!
 //! [`Options`] are the wishes, [`Launch`] is the command ready to start together with the temporary files it needs.
 //! The guest gets its data through QEMU's `fw_cfg` device under `opt/piton/`: `script`, `script-name`, `args` (a JSON
-//! array of strings) and `terminal`. It tells its exit status through semihosting (SYS_EXIT_EXTENDED), which QEMU
+//! array of strings), `terminal`, `pip-index` and `ca-bundle`. It tells its exit status through semihosting (SYS_EXIT_EXTENDED), which QEMU
 //! takes as its own.
 
 use std::ffi::{OsStr, OsString};
@@ -35,6 +35,10 @@ pub struct Options {
     pub script: Option<PathBuf>,
     /// The script's arguments.
     pub arguments: Vec<String>,
+    /// The package index that pip in the guest uses, as a URL.
+    pub pip_index: Option<String>,
+    /// A file of certificates (PEM) that the guest trusts in place of its own.
+    pub ca_bundle: Option<PathBuf>,
     /// Number of CPUs.
     pub cpus: Option<u32>,
     /// Memory, in QEMU's notation.
@@ -43,10 +47,50 @@ pub struct Options {
     pub cpu: Option<String>,
     /// Version of the interrupt controller.
     pub gic: Option<u32>,
+    /// What the network card is connected to.
+    pub network: Network,
     /// Further arguments for QEMU, as they are.
     pub extra: Vec<OsString>,
     /// The console is the terminal: Ctrl-C goes to the guest, Ctrl-A x ends QEMU.
     pub interactive: bool,
+}
+
+/// What a guest's network card is connected to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Network {
+    /// There is no card.
+    #[default]
+    None,
+    /// QEMU's user network: the guest reaches what the host reaches. Each pair forwards a port of the host's 127.0.0.1
+    /// to one of the guest.
+    User {
+        /// Host port and guest port.
+        forward: Vec<(u16, u16)>,
+        /// The guest reaches QEMU's own services and forwarded ports only.
+        restricted: bool,
+    },
+    /// Any other: the value of `-netdev` without its `id`.
+    Other(String),
+}
+
+impl Network {
+    /// The value of `-netdev`.
+    fn netdev(&self) -> Option<String> {
+        match self {
+            Self::None => None,
+            Self::User { forward, restricted } => {
+                let mut value = String::from("user,id=net0");
+                if *restricted {
+                    value.push_str(",restrict=on");
+                }
+                for (host, guest) in forward {
+                    value.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}"));
+                }
+                Some(value)
+            }
+            Self::Other(value) => Some(format!("{value},id=net0")),
+        }
+    }
 }
 
 impl Options {
@@ -83,6 +127,7 @@ impl Launch {
         let mut command = Command::new(&board.qemu.program);
         command.args(machine(board, options)?);
         command.args(console(board, options));
+        command.args(network(board, options));
         command.args(["-semihosting-config", "enable=on,target=native"]);
         for (flag, what, path) in [
             ("-kernel", "the boot image", &options.image),
@@ -152,11 +197,22 @@ fn console(board: &Board, options: &Options) -> Vec<String> {
     arguments
 }
 
+/// The network card, where the board has one and it is connected to something.
+fn network(board: &Board, options: &Options) -> Vec<String> {
+    match options.network.netdev() {
+        Some(netdev) if !board.qemu.network.is_empty() => {
+            let device = format!("{},netdev=net0", board.qemu.network);
+            ["-netdev", &netdev, "-device", &device].map(Into::into).into()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// The values of the `-fw_cfg` options.
 fn data(options: &Options, folder: &Path) -> Result<Vec<OsString>, Error> {
     let mut items = Vec::new();
     if let Some(script) = &options.script {
-        let file = regular_file(script, folder)?;
+        let file = regular_file("the script", script, &folder.join("script.py"))?;
         items.push(item("script", "file", file.as_os_str()));
         let name = script.file_name().unwrap_or(script.as_os_str());
         items.push(item("script-name", "string", name));
@@ -167,22 +223,28 @@ fn data(options: &Options, folder: &Path) -> Result<Vec<OsString>, Error> {
         std::fs::write(&path, json).map_err(Error::io(format!("writing {}", path.display())))?;
         items.push(item("args", "file", path.as_os_str()));
     }
+    if let Some(index) = &options.pip_index {
+        items.push(item("pip-index", "string", OsStr::new(index)));
+    }
+    if let Some(bundle) = &options.ca_bundle {
+        let file = regular_file("the CA bundle", bundle, &folder.join("ca-bundle.pem"))?;
+        check_readable("the CA bundle", &file)?;
+        items.push(item("ca-bundle", "file", file.as_os_str()));
+    }
     if let Some(terminal) = terminal::describe() {
         items.push(item("terminal", "string", OsStr::new(&terminal)));
     }
     Ok(items)
 }
 
-/// The script as a file that QEMU can read more than once: a pipe (`--script <(...)`) is copied.
-fn regular_file(script: &Path, folder: &Path) -> Result<PathBuf, Error> {
-    if script.is_file() {
-        return Ok(script.into());
+/// An input as a file that QEMU can read more than once: a pipe (`--script <(...)`) is copied.
+fn regular_file(what: &'static str, input: &Path, copy: &Path) -> Result<PathBuf, Error> {
+    if input.is_file() {
+        return Ok(input.into());
     }
-    let copy = folder.join("script.py");
-    let bytes =
-        std::fs::read(script).map_err(|source| Error::Input { what: "the script", path: script.into(), source })?;
-    std::fs::write(&copy, bytes).map_err(Error::io(format!("writing {}", copy.display())))?;
-    Ok(copy)
+    let bytes = std::fs::read(input).map_err(|source| Error::Input { what, path: input.into(), source })?;
+    std::fs::write(copy, bytes).map_err(Error::io(format!("writing {}", copy.display())))?;
+    Ok(copy.into())
 }
 
 /// One `-fw_cfg` value. A comma ends a value in QEMU's notation unless it is doubled.
@@ -271,6 +333,17 @@ mod tests {
     }
 
     #[test]
+    fn network_is_connected_as_told_and_forwards_bind_to_the_host_alone() {
+        assert!(!arguments(&Options::default()).iter().any(|a| a == "-netdev"));
+        let network = Network::User { forward: vec![(5556, 5000)], restricted: true };
+        let user = arguments(&Options { network, ..Options::default() });
+        assert_eq!(value_of(&user, "-netdev"), "user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:5556-:5000");
+        let network = Network::Other("socket,connect=:1234".into());
+        let other = arguments(&Options { network, ..Options::default() });
+        assert_eq!(value_of(&other, "-netdev"), "socket,connect=:1234,id=net0");
+    }
+
+    #[test]
     fn missing_script_is_named_and_gives_status_2() {
         let board = Board::load("qemu-virt").expect("the board exists");
         for path in ["/nonexistent/f.py", "/"] {
@@ -279,6 +352,27 @@ mod tests {
             assert!(error.to_string().contains(path), "{error}");
             assert_eq!(error.status(), 2);
         }
+    }
+
+    #[test]
+    fn index_and_ca_bundle_are_handed_over() {
+        let bundle = tempfile::NamedTempFile::new().expect("a temporary file");
+        let options = Options {
+            pip_index: Some("https://index.example/a,b/".into()),
+            ca_bundle: Some(bundle.path().into()),
+            ..Options::default()
+        };
+        let arguments = arguments(&options);
+        assert!(arguments.contains(&"name=opt/piton/pip-index,string=https://index.example/a,,b/".into()));
+        assert!(arguments.contains(&format!("name=opt/piton/ca-bundle,file={}", bundle.path().display())));
+    }
+
+    #[test]
+    fn missing_ca_bundle_is_named() {
+        let board = Board::load("qemu-virt").expect("the board exists");
+        let options = Options { ca_bundle: Some("/nonexistent/ca.pem".into()), ..Options::default() };
+        let error = Launch::new(&board, &options).err().expect("refused");
+        assert!(error.to_string().contains("/nonexistent/ca.pem"), "{error}");
     }
 
     #[test]

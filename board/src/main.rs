@@ -4,15 +4,16 @@
 //! status is passed on as it is.
 
 use std::ffi::OsString;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use board::image::Flavour;
-use board::launch::{Launch, Options};
+use board::launch::{Launch, Network, Options};
 use board::run::{self, End};
 use board::spec::Board;
-use board::{Error, image, layers, system_calls, workspace};
+use board::{Error, image, layers, system_calls, transfer, workspace};
 use lexopt::prelude::*;
 
 const HELP: &str = "\
@@ -31,8 +32,17 @@ cargo board run NAME [OPTIONS] [-- ARGS...]     boot the image on a board
     --initrd FILE        root image in place of the one in the boot image
     --dtb FILE           device tree in place of QEMU's own
     --append TEXT        kernel command line
+    --pip-index URL      the package index that pip in the guest uses
+    --ca-bundle FILE     certificates that the guest trusts in place of its own
+    --net user|none|SPEC what the network card is connected to: QEMU's user network (the default), nothing, or
+                         a -netdev of QEMU's without its id
+    --forward HOST:GUEST a port of the host's 127.0.0.1 leads to this one of the guest (default 5556:5000)
     --qemu-arg ARG       a further argument for QEMU (write --qemu-arg=-x when it starts with a dash)
     On a terminal Ctrl-C goes to the guest; Ctrl-A x ends QEMU.
+
+cargo board put FILE PATH [--address HOST:PORT]     copy a file to the running machine; PATH may be a directory
+cargo board get PATH FILE [--address HOST:PORT]     copy one from it; FILE may be a directory
+    The machine is at 127.0.0.1:5556, where QEMU forwards it, or at --address; PITON_TOKEN is its token if it has one.
 
 cargo board list             the boards
 cargo board system-calls     print docs/system-calls.md
@@ -56,6 +66,8 @@ fn command() -> Result<u8, Error> {
         Some(Value(name)) => match name.to_str() {
             Some("image") => make_image(parser),
             Some("run") => run_board(parser),
+            Some("put") => copy(parser, true),
+            Some("get") => copy(parser, false),
             Some("list") => list(parser),
             Some("system-calls") => print_system_calls(parser),
             Some("check-layers") => check_layers(parser),
@@ -116,7 +128,8 @@ fn make_image(mut parser: lexopt::Parser) -> Result<u8, Error> {
 
 fn run_board(mut parser: lexopt::Parser) -> Result<u8, Error> {
     let mut options = Options { interactive: run::on_terminal(), ..Options::default() };
-    let (mut name, mut limit) = (None::<String>, None);
+    let (mut name, mut limit, mut net) = (None::<String>, None, None::<String>);
+    let mut forward = Vec::new();
     while let Some(argument) = parser.next().map_err(usage)? {
         match argument {
             Long("script") => options.script = Some(path(&mut parser)?),
@@ -129,6 +142,10 @@ fn run_board(mut parser: lexopt::Parser) -> Result<u8, Error> {
             Long("initrd") => options.initrd = Some(path(&mut parser)?),
             Long("dtb") => options.dtb = Some(path(&mut parser)?),
             Long("append") => options.append = Some(text(&mut parser)?),
+            Long("pip-index") => options.pip_index = Some(text(&mut parser)?),
+            Long("ca-bundle") => options.ca_bundle = Some(path(&mut parser)?),
+            Long("net") => net = Some(text(&mut parser)?),
+            Long("forward") => forward.push(ports(&text(&mut parser)?)?),
             Long("qemu-arg") => options.extra.push(value(&mut parser)?),
             Long("help") | Short('h') => return help(),
             Value(first) if name.is_none() => {
@@ -147,6 +164,11 @@ fn run_board(mut parser: lexopt::Parser) -> Result<u8, Error> {
     if options.image.is_none() {
         options.image = Some(built(workspace::image(&board.arch), "make image-arm64")?);
     }
+    options.network = match net.as_deref() {
+        None | Some("user") => Network::User { forward: forwards(forward), restricted: false },
+        Some("none") => Network::None,
+        Some(other) => Network::Other(other.into()),
+    };
     let end = run::run(Launch::new(&board, &options)?, limit)?;
     match end {
         End::Status(_) => {}
@@ -159,6 +181,49 @@ fn run_board(mut parser: lexopt::Parser) -> Result<u8, Error> {
         End::Signalled(signal) => eprintln!("board: {name}: stopped by signal {signal}"),
     }
     Ok(end.status())
+}
+
+fn copy(mut parser: lexopt::Parser, to_machine: bool) -> Result<u8, Error> {
+    let (mut address, mut paths) = (transfer::ADDRESS.to_owned(), Vec::new());
+    while let Some(argument) = parser.next().map_err(usage)? {
+        match argument {
+            Long("address") => address = text(&mut parser)?,
+            Long("help") | Short('h') => return help(),
+            Value(path) if paths.len() < 2 => paths.push(path),
+            other => return Err(usage(other.unexpected())),
+        }
+    }
+    let [from, to] = <[OsString; 2]>::try_from(paths)
+        .map_err(|_| Error::Usage("what is copied, and where to? Both are needed".into()))?;
+    let token = std::env::var("PITON_TOKEN").ok();
+    let there = |path: OsString| path.string().map_err(usage);
+    if to_machine {
+        let path = transfer::put(&address, token.as_deref(), &PathBuf::from(from), &there(to)?)?;
+        println!("{path}");
+    } else {
+        let path = transfer::get(&address, token.as_deref(), &there(from)?, &PathBuf::from(to))?;
+        println!("{}", path.display());
+    }
+    Ok(0)
+}
+
+/// The forwards asked for; without any the REPL's, as far as its port is free: another guest may have it.
+fn forwards(asked: Vec<(u16, u16)>) -> Vec<(u16, u16)> {
+    const REPL: (u16, u16) = (5556, 5000);
+    if !asked.is_empty() {
+        return asked;
+    }
+    match TcpListener::bind(("127.0.0.1", REPL.0)) {
+        Ok(_) => vec![REPL],
+        Err(_) => Vec::new(),
+    }
+}
+
+/// `HOST:GUEST`.
+fn ports(text: &str) -> Result<(u16, u16), Error> {
+    let wrong = || Error::Usage(format!("--forward takes HOST:GUEST, two port numbers, not `{text}`"));
+    let (host, guest) = text.split_once(':').ok_or_else(wrong)?;
+    Ok((host.parse().map_err(|_| wrong())?, guest.parse().map_err(|_| wrong())?))
 }
 
 fn list(mut parser: lexopt::Parser) -> Result<u8, Error> {

@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::access::Access;
 use crate::apt::{self, Lock};
 use crate::arch::Arch;
 use crate::erofs::{self, Compression};
@@ -164,10 +165,12 @@ pub fn build(request: &Request) -> Result<u64, Error> {
     )?;
 
     let base_key = run::sha256_of_text(&format!("{}\n{}", RECIPE.join("\n"), lock.to_text()))?;
+    let access = Access::from_environment()?;
     let image_key = run::sha256_of_text(&format!(
-        "{base_key}\n{}\n{}",
+        "{base_key}\n{}\n{}{}",
         request.variant.name,
-        python_fingerprint(&request.root.join("python"))?
+        python_fingerprint(&request.root.join("python"))?,
+        access.fingerprint()?
     ))?;
     let stamp = with_suffix(&request.out, ".stamp");
     if !request.refresh && !request.report && is_current(&request.out, &stamp, &image_key) {
@@ -179,7 +182,7 @@ pub fn build(request: &Request) -> Result<u64, Error> {
     let compiler = compiler(request, &lock)?;
     let base = cache.join(format!("base-{}", request.flavour()));
     let timestamp = base_tree(request, &lock, &compiler, &base, &base_key)?;
-    let tree = finished_tree(request, &lock, &compiler, &base, timestamp)?;
+    let tree = finished_tree(request, &lock, &compiler, &base, timestamp, &access)?;
 
     run::progress(&format!("writing the {} image", request.variant.name));
     if let Some(parent) = request.out.parent() {
@@ -265,6 +268,7 @@ fn finished_tree(
     compiler: &Compiler,
     base: &Path,
     timestamp: u64,
+    access: &Access,
 ) -> Result<PathBuf, Error> {
     let tree = request.tree();
     run::remove_tree(&tree)?;
@@ -274,7 +278,11 @@ fn finished_tree(
     compiler.compile(&tree, &places)?;
     let facts = Facts { arch: request.arch.debian, variant: request.variant.name, timestamp };
     run::write_file(&tree.join(manifest::PATH), manifest::render(lock, &facts))?;
+    access.write(&tree)?;
     stage::set_modes(&tree)?;
+    for path in access.paths() {
+        stage::set_mode(&tree.join(path), 0o600)?;
+    }
     Ok(tree)
 }
 

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod apt;
 mod arch;
 mod busybox;
@@ -83,7 +84,8 @@ fn help() -> String {
          --suite NAME      only this Debian suite (default: the first of forky, trixie that has Python)\n\
          --refresh         ask the mirror for newer packages\n\
          --report          print what pruning leaves out\n\n\
-         environment: PITON_MIRROR (Debian mirror), PITON_KEYRING (file with the archive's keys)\n\n\
+         environment: PITON_MIRROR (Debian mirror), PITON_KEYRING (file with the archive's keys); PITON_REPL_TOKEN,\n\
+         PITON_REPL_CERT, PITON_REPL_KEY: who may have a session over the network (docs/using.md)\n\n\
          variants:\n",
     );
     for variant in VARIANTS {

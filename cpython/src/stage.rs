@@ -286,7 +286,8 @@ fn directory_mode(relative: &Path) -> u32 {
     EMPTY_DIRECTORIES.iter().find(|(path, _)| Path::new(path) == relative).map_or(0o755, |(_, mode)| *mode)
 }
 
-fn set_mode(path: &Path, mode: u32) -> Result<(), Error> {
+/// Gives one file or directory a mode.
+pub fn set_mode(path: &Path, mode: u32) -> Result<(), Error> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(Error::io("set the mode of", path))
 }
 

@@ -1,4 +1,4 @@
-"""The console session: CPython's own interactive interpreter, started again when it ends."""
+"""The console session: CPython's own line editor, PyREPL, started again when it ends."""
 
 import builtins
 import os
@@ -10,37 +10,72 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-BANNER = 'Type "help", "copyright", "credits" or "license" for more information; "piton" is the machine.'
+_BANNER = 'Type "help", "copyright", "credits" or "license" for more information; "piton" is the machine.'
 
 
-def _fresh_main() -> types.ModuleType:
-    """Make a new ``__main__`` for a session, with ``piton`` and ``sys`` at hand."""
-    main = types.ModuleType("__main__")
-    main.__dict__["__builtins__"] = builtins
-    import piton
+class _Streams:
+    """The streams of ``sys`` by name, as a session has them."""
 
-    main.__dict__.update(piton=piton, sys=sys)
-    sys.modules["__main__"] = main
-    return main
+    def __getitem__(self, name: str):
+        return getattr(sys, name)
+
+    def __setitem__(self, name: str, stream) -> None:
+        setattr(sys, name, stream)
 
 
-def _interact(main: types.ModuleType) -> None:
+class _Console:
+    """The console as a session: that of the main thread, which signals interrupt."""
+
+    input_descriptor, output_descriptor = 0, 1
+    hung_up = False
+
+    def __init__(self):
+        self.system = _Streams()
+        #: What is counted in the sessions of the network.
+        self.keys_seen = self.keys_sent = 0
+        #: What ``input()`` reads with; None where it reads ``sys.stdin``.
+        self.read_line = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin with an empty namespace, in which ``piton`` and ``sys`` are at hand."""
+        import piton
+
+        main = types.ModuleType("__main__")
+        main.__dict__.update(__builtins__=builtins, piton=piton, sys=sys)
+        self.namespace = main.__dict__
+        sys.modules["__main__"] = main
+
+    def call(self, function, *arguments):
+        """Run code of the user."""
+        return function(*arguments)
+
+
+def _take_input(console: _Console) -> None:
+    """Have ``input()`` edit its line, but not while a tool is at the terminal."""
+    from _pyrepl import readline
+
+    readline._setup(console.namespace)
+    console.read_line = readline._wrapper.input
+
+    def read_line(prompt="", /):
+        return (console.read_line or readline.raw_input)(prompt)
+
+    builtins.input = read_line
+
+
+def _interact(console: _Console, can_edit: bool) -> None:
     """Run one session with line editing, or the plain prompt where the terminal cannot."""
-    from _pyrepl.main import CAN_USE_PYREPL, interactive_console
-
-    if CAN_USE_PYREPL:
-        import rlcompleter
-
+    if can_edit:
         from _pyrepl import readline
 
-        # Sets its completer up once only, for the first session's names; Tab belongs to this one's.
-        readline._setup(main.__dict__)
-        readline.set_completer(rlcompleter.Completer(main.__dict__).complete)
-        interactive_console(main, quiet=True)
+        from piton.repl.editor import Editor
+
+        Editor(console, readline._wrapper, tools=True).run()
     else:
         import code
 
-        code.interact(banner="", local=main.__dict__, exitmsg="")
+        code.interact(banner="", local=console.namespace, exitmsg="")
 
 
 def serve() -> "NoReturn":
@@ -56,10 +91,20 @@ def serve() -> "NoReturn":
     # Completion and history, which CPython sets up only for a plain interactive start.
     if (hook := getattr(sys, "__interactivehook__", None)) is not None:
         hook()
+    # Set, they say that somebody sits at a prompt.
+    sys.ps1, sys.ps2 = ">>> ", "... "
+    from _pyrepl.main import CAN_USE_PYREPL
+
+    console = _Console()
+    if CAN_USE_PYREPL:
+        _take_input(console)
+    from piton import repl
+
+    repl.start()
     while True:
-        print(f"Python {sys.version} on Piton\n{BANNER}")
+        print(f"Python {sys.version} on Piton\n{_BANNER}")
         try:
-            _interact(_fresh_main())
+            _interact(console, CAN_USE_PYREPL)
         except SystemExit as end:
             if end.code not in (None, 0):
                 print(end.code, file=sys.stderr)
@@ -67,4 +112,8 @@ def serve() -> "NoReturn":
             print("\nKeyboardInterrupt", file=sys.stderr)
         except EOFError:
             pass
+        if sys.stdin.closed:
+            # `exit()` closes it.
+            sys.stdin = open(0, encoding=sys.stdin.encoding, errors=sys.stdin.errors, closefd=False)
         print("\n-- session ended; a new one starts --")
+        console.reset()

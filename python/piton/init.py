@@ -9,11 +9,14 @@ import faulthandler
 import os
 import sys
 
-from piton.system import firmware_file, write_control
+from piton.system import clock_is_set, firmware_file, write_control
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
+
+#: Where the certificates of the host are.
+_CA_BUNDLE = "/run/ca-bundle.pem"
 
 
 def _set_up_terminal() -> None:
@@ -31,6 +34,20 @@ def _set_up_terminal() -> None:
     import termios
 
     termios.tcsetwinsize(0, size)
+
+
+def _take_over_host_settings() -> None:
+    """Use the package index and the certificates that the host handed over in place of the image's own."""
+    index = firmware_file("opt/piton/pip-index")
+    if index is not None:
+        os.environ["PIP_INDEX_URL"] = index.decode()
+    bundle = firmware_file("opt/piton/ca-bundle")
+    if bundle is not None:
+        with open(_CA_BUNDLE, "wb") as file:
+            file.write(bundle)
+        # OpenSSL, and with it Python's ssl, reads the first; pip, requests and curl have their own.
+        for name in ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+            os.environ[name] = _CA_BUNDLE
 
 
 def _turn_echo_off() -> None:
@@ -76,11 +93,16 @@ def _report_last_end() -> None:
 def main() -> "NoReturn":
     """Run the script that was handed over, or the console."""
     faulthandler.enable()
+    _take_over_host_settings()
     script = firmware_file("opt/piton/script")
     if script is not None:
         _run_script(script)
     _set_up_terminal()
     _report_last_end()
+    if not clock_is_set():
+        from piton import ntp
+
+        ntp.start()
     from piton.console import serve
 
     serve()

@@ -1,7 +1,9 @@
 """Where the kernel's own files are, and the simplest of them.
 
-Part of every start, so it imports nothing.
+Part of every start, so it imports next to nothing.
 """
+
+import os
 
 #: The folder of the kernel's files.
 KERNEL = "/sys/kernel/piton"
@@ -34,3 +36,13 @@ def firmware_file(name: str) -> bytes | None:
             return file.read()
     except FileNotFoundError:
         return None
+
+
+def clock_is_set() -> bool:
+    """Tell whether a real-time clock gave the date at boot (``hctosys``, as Linux has it)."""
+    folder = "/sys/class/rtc"
+    for clock in os.listdir(folder):
+        with open(f"{folder}/{clock}/hctosys") as file:
+            if file.read().strip() == "1":
+                return True
+    return False

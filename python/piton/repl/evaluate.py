@@ -1,0 +1,26 @@
+"""Runs what was typed in a session, and shows what went wrong in it."""
+
+import code
+
+from piton.repl import interrupt
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class Console(code.InteractiveConsole):
+    """CPython's interactive console, without the frame of our signal handler in the traceback of a Ctrl-C."""
+
+    def _excepthook(self, typ, value, tb):
+        super()._excepthook(typ, value, without_checkpoint(tb))
+
+
+def without_checkpoint(traceback: "TracebackType | None") -> "TracebackType | None":
+    """Answer *traceback* without the frame in which an interrupt begins."""
+    last, frame = None, traceback
+    while frame is not None and frame.tb_frame.f_code is not interrupt.checkpoint.__code__:
+        last, frame = frame, frame.tb_next
+    if frame is not None and last is not None:
+        last.tb_next = None
+    return traceback
