@@ -20,8 +20,10 @@ mod systems;
 
 use std::fmt;
 use std::fs;
+use std::io;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use board::launch::Options;
@@ -65,8 +67,10 @@ enum Error {
     Root(String),
     /// Debian's kernel could not be fetched.
     Fetch(String),
+    /// What the host runs to measure over the network does not start.
+    Client(io::Error),
     /// A file operation failed.
-    Io(PathBuf, std::io::Error),
+    Io(PathBuf, io::Error),
     /// A machine printed something else than figures.
     Answer(System, String),
 }
@@ -82,6 +86,7 @@ impl fmt::Display for Error {
                 write!(f, "the root image in the boot image: {message}; make it again with `make image-arm64`")
             }
             Self::Fetch(message) => write!(f, "{message}; `--only piton` measures without it"),
+            Self::Client(source) => write!(f, "python3 of the host, or its network: {source}"),
             Self::Io(path, source) => write!(f, "{}: {source}", path.display()),
             Self::Answer(system, text) => write!(f, "{}: no figures in {text:?}", system.title()),
         }
@@ -89,7 +94,7 @@ impl fmt::Display for Error {
 }
 
 /// Says which path an I/O error is about.
-fn at(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+fn at(path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_path_buf();
     move |source| Error::Io(path, source)
 }
@@ -166,6 +171,11 @@ fn bench(wishes: &Wishes) -> Result<(), Error> {
             eprintln!("bench: {} ({repetition} of {}): program on several CPUs", system.title(), wishes.repetitions);
             program(system, system.to_the_program_on_cpus(&files), Source::ProgramOnCpus, &mut figures)?;
         }
+        // The host's time is measured, which has nothing to do with the guest's instructions.
+        for &system in wishes.systems.iter().filter(|_| !wishes.instructions) {
+            eprintln!("bench: {} ({repetition} of {}): network", system.title(), wishes.repetitions);
+            network(system, &files, &mut figures)?;
+        }
     }
     let path = workspace::root().join("build/bench.json");
     let json = figures.to_json(&wishes.systems, &files);
@@ -189,6 +199,8 @@ fn prepare(wishes: &Wishes) -> Result<Files, Error> {
         vmlinuz: PathBuf::new(),
         initramfs: folder.join("initramfs.cpio"),
         program: folder.join("program.py"),
+        network_initramfs: folder.join("network.cpio"),
+        network: folder.join("network.py"),
         origin: None,
         linux_append: wishes.linux_append.clone(),
         instructions: wishes.instructions,
@@ -196,6 +208,8 @@ fn prepare(wishes: &Wishes) -> Result<Files, Error> {
     fs::copy(&source, &files.image).map_err(at(&files.image))?;
     let source = include_str!("program.py");
     fs::write(&files.program, source).map_err(at(&files.program))?;
+    let network = include_str!("network.py");
+    fs::write(&files.network, network).map_err(at(&files.network))?;
     if wishes.systems.iter().all(|&system| system == System::Piton) {
         return Ok(files);
     }
@@ -204,8 +218,18 @@ fn prepare(wishes: &Wishes) -> Result<Files, Error> {
     let root = board::image::find_root(&image)
         .and_then(|root| image.get(root))
         .ok_or_else(|| Error::Root("there is none".into()))?;
-    let archive = initramfs::from_erofs(root, source.as_bytes()).map_err(|error| Error::Root(error.to_string()))?;
-    fs::write(&files.initramfs, archive).map_err(at(&files.initramfs))?;
+    let mut modules = Vec::new();
+    for name in systems::NETWORK_MODULES {
+        let module = linux::module(name).map_err(Error::Fetch)?;
+        modules.push((format!("{name}.ko.xz"), fs::read(&module).map_err(at(&module))?));
+    }
+    for (path, program, more) in
+        [(&files.initramfs, source, &[][..]), (&files.network_initramfs, network, &modules[..])]
+    {
+        let archive =
+            initramfs::from_erofs(root, program.as_bytes(), more).map_err(|error| Error::Root(error.to_string()))?;
+        fs::write(path, archive).map_err(at(path))?;
+    }
     Ok(Files { vmlinuz, origin: Some(origin), ..files })
 }
 
@@ -249,9 +273,40 @@ fn prompt(system: System, files: &Files, figures: &mut Figures) -> Result<(), Er
 fn program(system: System, machine: Options, source: Source, figures: &mut Figures) -> Result<(), Error> {
     let mut guest = Guest::start(&format!("bench-program-{}", system.key()), machine);
     guest.wait_for("results: ", PROGRAM_LIMIT);
-    let text = guest.wait_for(" :end", ANSWER);
-    let wrong = || Error::Answer(system, text.clone());
-    let results: serde_json::Value = serde_json::from_str(&text).map_err(|_| wrong())?;
+    take_in(system, source, &guest.wait_for(" :end", ANSWER), figures)
+}
+
+/// Boots into the servers and has the host measure them.
+fn network(system: System, files: &Files, figures: &mut Figures) -> Result<(), Error> {
+    let ports = free_ports::<{ systems::GUEST_PORTS.len() }>().map_err(Error::Client)?;
+    let mut guest = Guest::start(&format!("bench-network-{}", system.key()), system.to_the_network(files, &ports));
+    guest.wait_for("serving\n", BOOT);
+    let output = Command::new("python3")
+        .arg(&files.network)
+        .arg("measure")
+        .args(ports.map(|port| port.to_string()))
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(Error::Client)?;
+    take_in(system, Source::Network, &String::from_utf8_lossy(&output.stdout), figures)
+}
+
+/// Ports of the host's loopback interface that nobody has at the moment.
+fn free_ports<const COUNT: usize>() -> io::Result<[u16; COUNT]> {
+    // All at once, so that they are different ones.
+    let listeners: Vec<_> = (0..COUNT).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    let mut ports = [0; COUNT];
+    for (port, listener) in ports.iter_mut().zip(&listeners) {
+        *port = listener.local_addr()?.port();
+    }
+    Ok(ports)
+}
+
+/// Takes in results for the rows of a source: a JSON object with the samples of each row.
+fn take_in(system: System, source: Source, text: &str, figures: &mut Figures) -> Result<(), Error> {
+    let wrong = || Error::Answer(system, text.to_owned());
+    let results: serde_json::Value = serde_json::from_str(text).map_err(|_| wrong())?;
     for row in rows::ROWS.iter().filter(|row| row.source == source) {
         for sample in results[row.key].as_array().ok_or_else(wrong)? {
             figures.add(system, row.key, sample.as_f64().ok_or_else(wrong)?);

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use board::launch::Options;
+use board::launch::{Network, Options};
 
 use crate::MEMORY_MIB;
 use tests::initramfs::PROGRAM;
@@ -16,7 +16,13 @@ use tests::initramfs::PROGRAM;
 /// CPUs of the machine on which the program measures what needs several.
 const CPUS: u32 = 4;
 
+/// The ports that `network.py` serves on.
+pub const GUEST_PORTS: [u16; 4] = [7000, 7001, 7002, 7003];
+/// What Linux needs of its modules for the network, in the order in which they are loaded.
+pub const NETWORK_MODULES: [&str; 4] = ["virtio_mmio", "failover", "net_failover", "virtio_net"];
+
 /// What the systems boot from.
+#[derive(Clone)]
 pub struct Files {
     /// Piton's boot image.
     pub image: PathBuf,
@@ -26,6 +32,10 @@ pub struct Files {
     pub initramfs: PathBuf,
     /// The program.
     pub program: PathBuf,
+    /// The same two for what is measured over the network.
+    pub network_initramfs: PathBuf,
+    /// What guest and host run for it.
+    pub network: PathBuf,
     /// Package, version and suite of Debian's kernel; `None` when it is not wanted.
     pub origin: Option<String>,
     /// Further words for the Linux command line.
@@ -94,6 +104,17 @@ impl System {
     /// Boots a machine with several CPUs into what the program measures there.
     pub fn to_the_program_on_cpus(self, files: &Files) -> Options {
         Options { cpus: Some(CPUS), ..self.to_the_program_with(files, &["cpus"]) }
+    }
+
+    /// Boots into the servers that are measured over the network, where the host reaches the guest's ports
+    /// [`GUEST_PORTS`] at these of its own.
+    pub fn to_the_network(self, files: &Files, host_ports: &[u16]) -> Options {
+        let arguments: &[&str] = if self == Self::Piton { &["serve"] } else { &["serve", "--linux"] };
+        let served =
+            Files { program: files.network.clone(), initramfs: files.network_initramfs.clone(), ..files.clone() };
+        let forward = host_ports.iter().copied().zip(GUEST_PORTS).collect();
+        let network = Network::User { forward, restricted: true };
+        Options { network, ..self.to_the_program_with(&served, arguments) }
     }
 
     fn to_the_program_with(self, files: &Files, arguments: &[&str]) -> Options {

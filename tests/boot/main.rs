@@ -5,5 +5,6 @@ mod console;
 mod machines;
 mod programs;
 mod script;
+mod sessions;
 mod several_cpus;
 mod terminals;

@@ -1,6 +1,6 @@
 //! What a Python program starts and uses beside itself: the shell, pip, processes that share work, system data.
 
-use tests::script::run;
+use tests::script::{run, run_on};
 
 /// Says what is wrong when the boot image was made with a root image from before there was a shell: unlike `make test`,
 /// `cargo test` makes neither.
@@ -22,6 +22,23 @@ fn shell_and_small_programs_work() {
 fn pip_works_in_the_image_the_user_s_site_and_a_virtual_environment() {
     // pip compiles itself in a new environment: half a minute under emulation, and much more on a busy host.
     ends_well("pip_works", include_str!("packages.py"), 900);
+}
+
+#[test]
+fn index_and_certificates_of_the_host_are_used() {
+    let bundle = concat!(env!("CARGO_MANIFEST_DIR"), "/boot/test_ca.pem");
+    let source = "\
+import ssl, subprocess, sys
+[authority] = ssl.create_default_context().get_ca_certs()
+assert authority['subject'] == ((('commonName', \"A test's CA\"),),), authority
+settings = subprocess.check_output([sys.executable, '-m', 'pip', 'config', 'list'], text=True)
+assert \":env:.index-url='https://index.example/a,b/'\" in settings, settings
+print('well')
+";
+    let machine = ["--pip-index", "https://index.example/a,b/", "--ca-bundle", bundle];
+    let outcome = run_on("host_settings", &machine, source, &[], "", 120);
+    outcome.expect_status(0);
+    outcome.expect_output("well\n");
 }
 
 #[test]

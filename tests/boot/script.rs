@@ -101,7 +101,10 @@ fn unknown_script_is_named_in_one_line() {
 
 #[test]
 fn machine_survives_hostile_programs() {
-    let outcome = plain("machine_survives_hostile_programs", include_str!("hostile.py"));
+    /// They fill all memory several times.
+    const HOSTILE_SECONDS: u32 = 3 * SECONDS;
+    let source = include_str!("hostile.py");
+    let outcome = run("machine_survives_hostile_programs", source, &[], "", HOSTILE_SECONDS);
     outcome.expect_status(0);
     outcome.expect_output("survived");
     assert!(!outcome.output.contains("FAILED"), "{}", outcome.output);

@@ -55,6 +55,42 @@ fn four_cpus_share_the_work() {
     assert_eq!(outcome.output, "all busy\n");
 }
 
+/// The largest process waits for a file's position, which another has that needs memory: neither waits for the other's
+/// end for ever.
+const IN_LINE: &str = "
+import mmap, os, time
+file = os.open('/tmp', os.O_TMPFILE | os.O_RDWR)
+os.ftruncate(file, 1 << 34)
+with open('/proc/meminfo') as info:
+    free = next(int(line.split()[1]) for line in info if line.startswith('MemFree')) << 10
+large = os.fork()
+if large == 0:
+    kept = b'x' * (free * 2 // 3)
+    while True:
+        os.read(file, 1)
+time.sleep(4)
+small = os.fork()
+if small == 0:
+    os.readv(file, [mmap.mmap(-1, 1 << 30, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)])
+print(sorted([os.wait(), os.wait()]) == sorted([(large, 9), (small, 9)]))
+";
+
+#[test]
+fn process_that_waits_in_line_is_ended_for_memory() {
+    let outcome = on_four("process_that_waits_in_line_is_ended_for_memory", "2", IN_LINE);
+    outcome.expect_status(0);
+    assert!(outcome.output.ends_with("True\n"), "{}", outcome.output);
+}
+
+/// Jobs of the stress test that once found what only several CPUs show.
+#[test]
+fn waits_and_timers_are_not_lost() {
+    let source = include_str!("../stress/cpus.py");
+    let arguments = ["10", "requeues", "timer_files"];
+    let outcome = run_on("waits_and_timers_are_not_lost", &["--cpus", "4"], source, &arguments, "", SECONDS);
+    outcome.expect_status(0);
+}
+
 const PLACED: &str = "
 import ctypes, os, signal, threading, time
 libc = ctypes.CDLL(None)

@@ -2,6 +2,9 @@
 //!
 //! In `make test` each runs for short; `make robustness` runs them long. `PITON_SECONDS`, `PITON_SEED` and
 //! `PITON_COUNT` set how long the fuzzer runs, where it starts, and how many processes the load starts.
+//!
+//! `make stress` runs Debian's stress-ng and trinity: `PITON_STRESS` are the seconds for each of the stressors, and
+//! `PITON_ONLY` names some of them.
 
 #![forbid(unsafe_code)]
 
@@ -10,6 +13,8 @@ use std::str::FromStr;
 
 use board::workspace;
 use tests::{archive, script};
+
+mod debian;
 
 /// The value of a variable, or what stands for it.
 fn setting<T: FromStr>(name: &str, otherwise: T) -> T {
@@ -42,6 +47,23 @@ fn processes_and_threads_leave_nothing_behind() {
         "",
         count / 2 + 300,
     );
+    outcome.expect_status(0);
+    outcome.expect_output("survived");
+}
+
+/// Every stressor of stress-ng for a second, then trinity: takes a quarter of an hour.
+#[test]
+fn stress_ng_and_trinity_do_no_harm() {
+    let Ok(seconds) = env::var("PITON_STRESS") else { return };
+    let trinity: u32 = setting("PITON_TRINITY", 60);
+    let only = env::var("PITON_ONLY").unwrap_or_default();
+    let arguments = [seconds, trinity.to_string()];
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain(only.split_whitespace()).collect();
+    let cpus: u32 = setting("PITON_CPUS", 1);
+    let machine = ["--memory", "1G", "--cpus", &cpus.to_string()];
+    let limit = setting("PITON_LIMIT", 5400);
+    let outcome = script::run_on("stress_ng_and_trinity", &machine, debian::archive(), &arguments, "", limit);
+    println!("{}", outcome.output);
     outcome.expect_status(0);
     outcome.expect_output("survived");
 }

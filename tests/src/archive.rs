@@ -17,6 +17,15 @@ use zip::write::SimpleFileOptions;
 /// When a folder or a file cannot be read.
 #[must_use]
 pub fn of_folders(folders: &[(&Path, &str)]) -> Vec<u8> {
+    with_files(folders, &[])
+}
+
+/// As [`of_folders`], with further files by their names in the archive.
+///
+/// # Panics
+/// As [`of_folders`].
+#[must_use]
+pub fn with_files(folders: &[(&Path, &str)], files: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut writer = Archive(ZipWriter::new(Cursor::new(Vec::new())));
     writer.add("linux_guest.py", include_bytes!("linux_guest.py"));
     writer.add("call_numbers.py", include_bytes!("call_numbers.py"));
@@ -30,6 +39,9 @@ pub fn of_folders(folders: &[(&Path, &str)]) -> Vec<u8> {
             let text = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             writer.add(&format!("{prefix}{name}"), &text);
         }
+    }
+    for (name, bytes) in files {
+        writer.add(name, bytes);
     }
     writer.0.finish().expect("the archive is whole").into_inner()
 }

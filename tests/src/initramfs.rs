@@ -62,11 +62,11 @@ impl From<io::Error> for Error {
     }
 }
 
-/// The archive of all files of an EROFS image and the program.
+/// The archive of all files of an EROFS image, the program, and more files with their paths from the root.
 ///
 /// # Errors
 /// The image cannot be read, or has a file that does not fit the format.
-pub fn from_erofs(image: &[u8], program: &[u8]) -> Result<Vec<u8>, Error> {
+pub fn from_erofs(image: &[u8], program: &[u8], more: &[(String, Vec<u8>)]) -> Result<Vec<u8>, Error> {
     let mut archive = Archive::default();
     walk(image, &mut |erofs, path, inode| {
         let about = Builder::new(path)
@@ -87,6 +87,9 @@ pub fn from_erofs(image: &[u8], program: &[u8]) -> Result<Vec<u8>, Error> {
         archive.add(about.rdev_major(major).rdev_minor(minor), &[])?;
     }
     archive.add(Builder::new(PROGRAM).mode(REGULAR_FILE), program)?;
+    for (path, contents) in more {
+        archive.add(Builder::new(path).mode(REGULAR_FILE), contents)?;
+    }
     Ok(trailer(archive.bytes)?)
 }
 
@@ -181,7 +184,7 @@ mod tests {
 
     #[test]
     fn archive_of_no_image_is_an_error() {
-        assert!(matches!(from_erofs(&[0; 8192], b""), Err(Error::Image(ErofsError::Magic(0)))));
+        assert!(matches!(from_erofs(&[0; 8192], b"", &[]), Err(Error::Image(ErofsError::Magic(0)))));
         assert!(matches!(fingerprint(&[0; 8192]), Err(Error::Image(ErofsError::Magic(0)))));
     }
 

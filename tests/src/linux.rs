@@ -19,9 +19,22 @@ const FILE: &str = "**/vmlinuz*";
 /// # Errors
 /// A line for the user; the program that fetches has said the rest on standard error.
 pub fn kernel() -> Result<(PathBuf, String), String> {
-    let path = workspace::root().join("build/cache/linux/arm64/vmlinuz");
+    fetch("vmlinuz", FILE)
+}
+
+/// Fetches a module of Debian's kernel, unless it is there. Answers where it is; it is compressed with xz.
+///
+/// # Errors
+/// As [`kernel`].
+pub fn module(name: &str) -> Result<PathBuf, String> {
+    Ok(fetch(&format!("{name}.ko.xz"), &format!("**/{name}.ko.xz"))?.0)
+}
+
+/// Fetches a file of the kernel's package or what it depends on, as `name`.
+fn fetch(name: &str, file: &str) -> Result<(PathBuf, String), String> {
+    let path = workspace::root().join("build/cache/linux/arm64").join(name);
     let output = Command::new(workspace::cargo())
-        .args(["run", "--quiet", "--package", "cpython", "--", "fetch", PACKAGE, "--file", FILE, "--out"])
+        .args(["run", "--quiet", "--package", "cpython", "--", "fetch", PACKAGE, "--file", file, "--out"])
         .arg(&path)
         .current_dir(workspace::root())
         .stdin(Stdio::null())
@@ -41,7 +54,7 @@ pub fn kernel() -> Result<(PathBuf, String), String> {
 /// A line for the user: the kernel cannot be had, the image cannot be read or the files cannot be written.
 pub fn options(root: &[u8], program: &[u8], arguments: &[&str], initrd: &Path) -> Result<Options, String> {
     let (image, _) = kernel()?;
-    let files = initramfs::from_erofs(root, program).map_err(|error| format!("the root image: {error}"))?;
+    let files = initramfs::from_erofs(root, program, &[]).map_err(|error| format!("the root image: {error}"))?;
     fs::write(initrd, files).map_err(|error| format!("{}: {error}", initrd.display()))?;
     // Without a random address and protections against speculation Linux does the same, several times as fast under
     // emulation. When it panics it resets the machine, which then ends. What follows `--` is given to process 1.

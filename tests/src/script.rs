@@ -58,7 +58,8 @@ pub fn run(name: &str, source: &str, arguments: &[&str], input: &str, seconds: u
     run_on(name, &[], source, arguments, input, seconds)
 }
 
-/// As [`run`], for any file that Python executes, on a machine that is changed by options of `cargo board run`.
+/// As [`run`], for any file that Python executes, on a machine that is changed by options of `cargo board run`. It has no
+/// network card unless they name one.
 ///
 /// # Panics
 /// As [`run`].
@@ -76,6 +77,7 @@ pub fn run_on(
     fs::write(&script, source).expect("the script can be written");
     let mut child = Command::new(workspace::cargo())
         .args(["board", "run", "qemu-virt", "--timeout", &seconds.to_string()])
+        .args(if machine.contains(&"--net") { &[][..] } else { &["--net", "none"] })
         .args(machine)
         .arg("--script")
         .arg(&script)

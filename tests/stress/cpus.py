@@ -362,6 +362,60 @@ def events():
     assert received[0] == sent, (received, sent)
 
 
+@job
+def requeues():
+    """Waits that end while their futex's waiters are made another's leave nobody behind in either queue."""
+    WAIT, WAKE, REQUEUE, MOST = 128, 129, 131, 1 << 30
+    futex = ctypes.CDLL(None).syscall
+    words = (ctypes.c_uint * 4096)()
+    places = [ctypes.byref(words, 4 * index) for index in range(0, 4096, 37)]
+
+    def wait():
+        while running():
+            timeout = (ctypes.c_long * 2)(0, random.randrange(1, 300_000))
+            futex(98, random.choice(places), WAIT, 0, ctypes.byref(timeout), None, 0)
+            done["waits"] += 1
+
+    def move():
+        while running():
+            futex(98, random.choice(places), REQUEUE, 0, ctypes.c_long(MOST), random.choice(places), 0)
+
+    together(wait, wait, wait, wait, move, move)
+    left = [futex(98, place, WAKE, MOST, None, None, 0) for place in places]
+    assert not any(left), left
+
+
+@job
+def timer_files():
+    """A timer that is set by one thread while another takes what it told expires all the same."""
+    timer = os.timerfd_create(time.CLOCK_MONOTONIC)
+    expired = threading.Event()
+
+    over = threading.Event()
+
+    def take():
+        # To the end of the other: it may be waiting for one more expiration when the time is up.
+        while not over.is_set():
+            os.read(timer, 8)
+            expired.set()
+
+    def again():
+        try:
+            while running():
+                os.timerfd_settime(timer, initial=1e-5)
+                for _ in range(random.randrange(40)):
+                    pass
+                expired.clear()
+                os.timerfd_settime(timer, initial=1e-5)
+                assert expired.wait(20), "the timer was lost"
+                done["expirations"] += 1
+        finally:
+            over.set()
+            os.timerfd_settime(timer, initial=1e-3, interval=1e-3)
+
+    together(take, again)
+
+
 def main():
     chosen = sys.argv[2:] or JOBS
     waiting = {}

@@ -29,8 +29,8 @@ macro_rules! programs {
 }
 
 programs! {
-    attributes credentials descriptors elf files job_control limits mappings memory mounts paths pidfds pipes places
-    poll processes procfs pseudo_terminals quotas scheduling signals splice tcp_sockets terminals threads timers times
+    accounting attributes clock_steering comparisons credentials descriptors elf files futexes job_control limits mappings memory mounts namespaces paths pidfds pipes places
+    poll priority_inheritance processes procfs pseudo_terminals quotas scheduling signals splice tcp_connections tcp_streams terminals threads timers times
     udp_sockets unix_sockets watches
 }
 

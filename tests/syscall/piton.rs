@@ -24,7 +24,8 @@ pub fn run(names: &[&str]) -> BTreeMap<String, Vec<String>> {
     let mut left = names.to_vec();
     while !left.is_empty() {
         let output = Command::new(workspace::cargo())
-            .args(["board", "run", "qemu-virt", "--script"])
+            // As on Linux there: no network card.
+            .args(["board", "run", "qemu-virt", "--net", "none", "--script"])
             .arg(&script)
             .args(["--timeout", &LIMIT.to_string(), "--"])
             .args(&left)

@@ -704,3 +704,44 @@ def memory_of_other_processes():
         print(call("process_vm_readv", pid, own, 2, vector((there, 4)), 1), call("process_vm_readv", os.getpid(), own, 2, vector((there, 4)), 1))
 
     return with_victim(act)
+
+
+@check
+def own_descriptor_can_be_linked_without_a_right():
+    os.makedirs("links", exist_ok=True)
+    os.chmod("links", 0o777)
+    os.close(os.open("links/of-root", os.O_CREAT | os.O_WRONLY))
+    inherited = os.open("links/of-root", os.O_RDONLY)
+    os.chmod("links/of-root", 0o666)
+
+    def link(fd, name, path=b"", flags=0x1000):
+        return outcome(raw.linkat, fd, path, -100, name, flags)
+
+    def body():
+        os.setuid(1234)
+        fd = os.open("links", os.O_RDWR | os.O_TMPFILE, 0o600)
+        own = link(fd, b"links/own")
+        path = os.open("links/own", os.O_PATH)
+        child = os.fork()
+        if child == 0:
+            mine = os.open("links/own", os.O_RDONLY)
+            print("child", link(fd, b"links/no-1"), link(mine, b"links/by-child"))
+            sys.stdout.flush()
+            os._exit(0)
+        os.waitpid(child, 0)
+        folder = os.open("links", os.O_RDONLY)
+        print(
+            own,
+            link(path, b"links/by-path"),
+            link(inherited, b"links/no-2"),
+            link(folder, b"links/no-3", b"own"),
+            link(-100, b"links/no-4"),
+            link(-100, b"links/by-name", b"links/own"),
+            link(999, b"links/no-5"),
+            link(inherited, b"links/absolute", os.path.abspath("links/own").encode()),
+            sorted(os.listdir("links")),
+        )
+        os.setresuid(1234, 1234, 1234)
+        print(link(fd, b"links/later"))
+
+    return in_child(body)

@@ -283,3 +283,69 @@ def msync_flags():
     raw.munmap(place + PAGE, PAGE)
     results.append(outcome(raw.msync, place, 2 * PAGE, SYNC))
     return results
+
+
+MAYMOVE, REMAP_FIXED, DONTUNMAP = 1, 2, 4
+VALIDATE = 3
+
+
+@check
+def moved_pages_leave_their_mapping_behind():
+    old = area(3)
+    for page in range(3):
+        poke(old + page * PAGE, bytes([page + 1]))
+    new = raw.mremap(old, 3 * PAGE, 3 * PAGE, MAYMOVE | DONTUNMAP, 0)
+    moved = [peek(new + page * PAGE) for page in range(3)]
+    left = [peek(old + page * PAGE) for page in range(3)]
+    poke(old, b"o")
+    place = area(3)
+    again = raw.mremap(new, 3 * PAGE, 3 * PAGE, MAYMOVE | DONTUNMAP | REMAP_FIXED, place) == place
+    return new != old, moved, left, peek(new), again, peek(place + PAGE), peek(old)
+
+
+@check
+def moved_pages_of_a_file_are_there_twice():
+    fd = fresh("twice", b"a" * PAGE)
+    old = area(1, flags=SHARED, fd=fd)
+    new = raw.mremap(old, PAGE, PAGE, MAYMOVE | DONTUNMAP, 0)
+    poke(new, b"n")
+    return peek(old), peek(new), os.pread(fd, 1, 0)
+
+
+@check
+def old_length_of_nothing_maps_again():
+    fd = fresh("again", b"a" * (2 * PAGE))
+    old = area(2, flags=SHARED, fd=fd)
+    new = raw.mremap(old, 0, 2 * PAGE, MAYMOVE, 0)
+    poke(new + PAGE, b"n")
+    return new != old, peek(old + PAGE), os.pread(fd, 1, PAGE), outcome(raw.mremap, old, 0, PAGE, 0, 0), outcome(raw.mremap, area(1), 0, PAGE, MAYMOVE, 0)
+
+
+@check
+def mremap_bad_arguments():
+    old = area(2)
+    return (
+        outcome(raw.mremap, old, PAGE, PAGE, DONTUNMAP, 0),
+        outcome(raw.mremap, old, PAGE, 2 * PAGE, MAYMOVE | DONTUNMAP, 0),
+        outcome(raw.mremap, old, PAGE, PAGE, MAYMOVE | DONTUNMAP, 1),
+        outcome(raw.mremap, old, PAGE, PAGE, MAYMOVE | DONTUNMAP | REMAP_FIXED, old),
+        outcome(raw.mremap, old, PAGE, PAGE, 8 | MAYMOVE, 0),
+        outcome(raw.mremap, old + 1, PAGE, PAGE, MAYMOVE | DONTUNMAP, 0),
+        outcome(raw.mremap, UNMAPPED & ~(PAGE - 1), PAGE, PAGE, MAYMOVE | DONTUNMAP, 0),
+    )
+
+
+@check
+def validated_flags_must_be_known():
+    fd = fresh("validated", bytes(PAGE))
+    tried = {"none": 0, "fixed": 0x10, "denywrite": 0x800, "locked": 0x2000, "populate": 0x8000, "stack": 0x20000, "sync": 0x80000, "uninitialized": 0x4000000, "unknown": 0x800000}
+    place = area(1)
+    result = {}
+    for name, flag in tried.items():
+        for kind in (VALIDATE, SHARED):
+            got = outcome(raw.mmap, place if name == "fixed" else None, PAGE, 1, kind | flag, fd, 0)
+            result[name, kind] = got if not isinstance(got, int) else "mapped"
+    free = area(1)
+    raw.munmap(free, PAGE)
+    newer = outcome(raw.mmap, free, PAGE, 1, VALIDATE | 0x100000, fd, 0)
+    return result, newer, outcome(raw.mmap, None, PAGE, 3, VALIDATE | ANONYMOUS, -1, 0), outcome(raw.mmap, None, PAGE, 3, 0 | ANONYMOUS, -1, 0)

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import struct
+import time
 
 from harness import UNMAPPED, check, fresh, in_child, outcome, raw
 
@@ -265,3 +266,81 @@ def shared_memory_has_a_limit():
     figures = os.statvfs("/dev/shm")
     pages = os.sysconf("SC_PHYS_PAGES")
     return figures.f_bsize, abs(figures.f_blocks * 2 - pages) < pages // 4, os.path.ismount("/dev/shm")
+
+
+NOATIME, NODIRATIME, RELATIME, STRICTATIME = 1024, 2048, 1 << 21, 1 << 24
+
+
+def access_times(name):
+    """What statfs and /proc/mounts say of a mount's access times."""
+    told = os.statvfs(name).f_flag
+    flags = [word for word, bit in (("noatime", 1024), ("nodiratime", 2048), ("relatime", 4096)) if told & bit]
+    line = [line.split() for line in open("/proc/self/mounts") if f"{HERE}/{name} " in line][-1]
+    return flags, [word for word in line[3].split(",") if "atime" in word]
+
+
+def notes(name):
+    """Whether reading a file and listing a folder there note the time: just made, then read again."""
+    os.makedirs(f"{name}/folder", exist_ok=True)
+    file = fresh(f"{name}/file", b"text")
+    result = []
+    for path, use in ((f"{name}/file", lambda: os.pread(file, 4, 0)), (f"{name}/folder", lambda: os.listdir(f"{name}/folder"))):
+        for _ in range(2):
+            before = os.stat(path).st_atime_ns
+            time.sleep(0.02)
+            use()
+            result.append(os.stat(path).st_atime_ns != before)
+    os.close(file)
+    return result
+
+
+@check
+def access_times_are_as_the_mount_says():
+    result = {}
+    for name, flags in {
+        "default": 0,
+        "relatime": RELATIME,
+        "noatime": NOATIME,
+        "nodiratime": NODIRATIME,
+        "strictatime": STRICTATIME,
+        "strict-no": STRICTATIME | NOATIME,
+        "no-nodir": NOATIME | NODIRATIME,
+    }.items():
+        target = place(f"times-{name}")
+        mount(b"none", target, b"tmpfs", flags)
+        result[name] = access_times(f"times-{name}"), notes(f"times-{name}")
+        umount(target)
+    return result
+
+
+@check
+def access_times_survive_a_remount():
+    target = place("times-again")
+    mount(b"none", target, b"tmpfs", NOATIME)
+    mount(None, target, None, REMOUNT | BIND | NOSUID)
+    kept = access_times("times-again")
+    mount(None, target, None, REMOUNT | BIND | STRICTATIME)
+    changed = access_times("times-again")
+    umount(target)
+    return kept, changed
+
+
+@check
+def descriptor_opened_without_access_times_notes_none():
+    target = place("times-flag")
+    mount(b"none", target, b"tmpfs", STRICTATIME)
+    os.close(fresh("times-flag/file", b"text"))
+    fd = os.open("times-flag/file", os.O_RDONLY | os.O_NOATIME)
+    before = os.stat(fd).st_atime_ns
+    time.sleep(0.02)
+    os.read(fd, 4)
+    same = os.stat(fd).st_atime_ns == before
+    os.close(fd)
+    umount(target)
+    return same
+
+
+@check
+def descriptors_outside_of_mounts_have_no_access_times():
+    reader, _ = os.pipe()
+    return os.fstatvfs(reader).f_flag & (NOATIME | NODIRATIME | 4096), os.fstatvfs(os.memfd_create("m")).f_flag & (NOATIME | NODIRATIME | 4096)

@@ -10,7 +10,7 @@ import termios
 import time
 import tty
 
-from harness import UNMAPPED, check, fresh, outcome, raw
+from harness import UNMAPPED, check, fresh, in_child, outcome, raw
 from terminal_tools import (
     EXTPROC,
     TCGETA,
@@ -345,3 +345,46 @@ def exclusive_terminal():
     during = number(slave, TIOCGEXCL), number(master, TIOCGEXCL)
     fcntl.ioctl(slave, termios.TIOCNXCL)
     return before, during, number(slave, TIOCGEXCL)
+
+
+@check
+def locked_settings_stay():
+    master, slave = os.openpty()
+    LOCK, LOCKED = 0x5457, 0x5456
+
+    def locked(fd):
+        return fcntl.ioctl(fd, LOCKED, bytes(36))
+
+    before = locked(slave)
+    lock = bytearray(36)
+    struct.pack_into("<I", lock, 12, termios.ECHO)
+    lock[17 + termios.VINTR] = 1
+    done = outcome(fcntl.ioctl, slave, LOCK, bytes(lock))
+    settings = termios.tcgetattr(slave)
+    settings[3] &= ~(termios.ECHO | termios.ICANON)
+    settings[6][termios.VINTR] = b"x"
+    settings[6][termios.VQUIT] = b"y"
+    termios.tcsetattr(slave, termios.TCSANOW, settings)
+    after = termios.tcgetattr(slave)
+    shown = locked(master) == bytes(lock)
+
+    def others():
+        os.setuid(1000)
+        print(outcome(fcntl.ioctl, slave, LOCK, bytes(36)), outcome(locked, slave) == bytes(lock))
+
+    by_others = in_child(others)
+    fcntl.ioctl(master, LOCK, bytes(36))
+    termios.tcsetattr(slave, termios.TCSANOW, settings)
+    free = termios.tcgetattr(slave)
+    return (
+        before == bytes(36),
+        done,
+        shown,
+        by_others,
+        [bool(after[3] & flag) for flag in (termios.ECHO, termios.ICANON)],
+        [after[6][index] for index in (termios.VINTR, termios.VQUIT)],
+        bool(free[3] & termios.ECHO),
+        free[6][termios.VINTR],
+        outcome(raw.ioctl, slave, LOCK, UNMAPPED),
+        outcome(raw.ioctl, slave, LOCKED, UNMAPPED),
+    )

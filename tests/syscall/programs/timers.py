@@ -126,7 +126,7 @@ def timer_at_an_absolute_time():
         timer = create(clock)
         now = Timespec()
         raw.clock_gettime(clock, now)
-        settime(timer, now.tv_sec * NS + now.tv_nsec + 20_000_000, 0, ABSOLUTE)
+        settime(timer, now.tv_sec * NS + now.tv_nsec + 200_000_000, 0, ABSOLUTE)
         left = gettime(timer)[0]
         wait_info(signal.SIGUSR1)
         after = Timespec()
@@ -134,7 +134,7 @@ def timer_at_an_absolute_time():
         took = (after.tv_sec - now.tv_sec) * NS + after.tv_nsec - now.tv_nsec
         settime(timer, 1, 0, ABSOLUTE)
         past = wait_info(signal.SIGUSR1)[0] == signal.SIGUSR1
-        result.append((0 < left <= 20_000_000, took >= 20_000_000, past, gettime(timer)))
+        result.append((0 < left <= 200_000_000, took >= 200_000_000, past, gettime(timer)))
         raw.timer_delete(timer)
     return result
 
@@ -188,7 +188,9 @@ def timer_of_cpu_time():
         time.sleep(0.1)
         slept = signal.SIGUSR1 in signal.sigpending()
         burn(0.1)
-        result.append((slept, signal.SIGUSR1 in signal.sigpending(), wait_info(signal.SIGUSR1)[1]))
+        # A host that was busy elsewhere may deliver the interrupt late.
+        number, code = wait_info(signal.SIGUSR1)[:2]
+        result.append((slept, number == signal.SIGUSR1, code))
         raw.timer_delete(timer)
     return result
 

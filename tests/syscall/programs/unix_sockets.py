@@ -2,8 +2,10 @@
 
 import array
 import ctypes
+import errno
 import fcntl
 import os
+import resource
 import select
 import socket
 import struct
@@ -508,3 +510,145 @@ def socketserver_answers_in_threads():
     return answers
 
 
+def ends(reader):
+    """Whether a pipe comes to its end: whoever could write has let it go."""
+    return select.select([reader], [], [], 20)[0] == [reader] and os.read(reader, 1) == b""
+
+
+def someone_closes_a_socket():
+    """What makes Linux look for sockets that nobody can reach."""
+    left, right = pair()
+    left.close()
+    right.close()
+
+
+@check
+def sockets_that_only_carry_each_other_are_freed():
+    result = []
+    for kind in (STREAM, DATAGRAM, PACKET):
+        reader, writer = os.pipe()
+        left, right = pair(kind)
+        socket.send_fds(left, [b"x"], [right.fileno(), writer])
+        socket.send_fds(right, [b"x"], [left.fileno()])
+        for one in left, right:
+            one.close()
+        os.close(writer)
+        someone_closes_a_socket()
+        result.append(ends(reader))
+    return result
+
+
+@check
+def longer_circles_are_freed():
+    reader, writer = os.pipe()
+    pairs = [pair() for _ in range(5)]
+    for index, (left, _) in enumerate(pairs):
+        following = pairs[(index + 1) % 5]
+        socket.send_fds(left, [b"x"], [following[0].fileno(), following[1].fileno()])
+    socket.send_fds(pairs[0][0], [b"x"], [writer])
+    for left, right in pairs:
+        left.close()
+        right.close()
+    os.close(writer)
+    someone_closes_a_socket()
+    return ends(reader)
+
+
+@check
+def connection_not_yet_accepted_is_freed():
+    reader, writer = os.pipe()
+    server = socket.socket(socket.AF_UNIX)
+    server.bind("circle")
+    server.listen()
+    client = socket.socket(socket.AF_UNIX)
+    client.connect("circle")
+    socket.send_fds(client, [b"x"], [server.fileno(), writer])
+    os.unlink("circle")
+    client.close()
+    server.close()
+    os.close(writer)
+    someone_closes_a_socket()
+    return ends(reader)
+
+
+@check
+def socket_that_somebody_can_still_receive_stays():
+    outside, carrier = pair()
+    left, right = pair()
+    reader, writer = os.pipe()
+    socket.send_fds(left, [b"x"], [right.fileno(), writer])
+    socket.send_fds(outside, [b"inner"], [right.fileno()])
+    left.close()
+    right.close()
+    os.close(writer)
+    for _ in range(3):
+        someone_closes_a_socket()
+    early = select.select([reader], [], [], 0.3)[0]
+    _, fds, _, _ = socket.recv_fds(carrier, 10, 1)
+    received = socket.socket(fileno=fds[0])
+    inner = socket.recv_fds(received, 10, 2)
+    for fd in inner[1]:
+        os.close(fd)
+    received.close()
+    someone_closes_a_socket()
+    return early, inner[0], len(inner[1]), ends(reader)
+
+
+@check
+def too_many_files_on_their_way_are_refused():
+    def body():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+        os.setuid(1234)
+        left, right = pair(DATAGRAM)
+        sent = 0
+        try:
+            for _ in range(20):
+                left.setblocking(False)
+                socket.send_fds(left, [b"x"], [0] * 10)
+                sent += 10
+        except OSError as error:
+            print(sent, errno.errorcode[error.errno])
+        for _ in range(sent // 10):
+            for fd in socket.recv_fds(right, 1, 20)[1]:
+                os.close(fd)
+        socket.send_fds(left, [b"x"], [0])
+        print("again")
+
+    return in_child(body)
+
+
+PEERPIDFD = 77
+
+
+def process_of(fd):
+    fields = dict(line.split(":\t") for line in open(f"/proc/self/fdinfo/{fd}").read().splitlines() if line.startswith("Pid"))
+    return int(fields["Pid"])
+
+
+@check
+def peer_can_be_had_as_a_descriptor():
+    server = socket.socket(socket.AF_UNIX)
+    server.bind("peer-process")
+    server.listen()
+    child = os.fork()
+    if child == 0:
+        client = socket.socket(socket.AF_UNIX)
+        client.connect("peer-process")
+        client.recv(1)
+        os._exit(0)
+    accepted, _ = server.accept()
+    fd = accepted.getsockopt(socket.SOL_SOCKET, PEERPIDFD)
+    same = process_of(fd) == child, fcntl.fcntl(fd, fcntl.F_GETFD)
+    listening = process_of(server.getsockopt(socket.SOL_SOCKET, PEERPIDFD)) == os.getpid()
+    left, _right = pair()
+    own = process_of(left.getsockopt(socket.SOL_SOCKET, PEERPIDFD)) == os.getpid()
+    accepted.send(b"x")
+    os.waitpid(child, 0)
+    return (
+        same,
+        listening,
+        own,
+        outcome(socket.socket(socket.AF_UNIX).getsockopt, socket.SOL_SOCKET, PEERPIDFD),
+        outcome(socket.socket(socket.AF_INET).getsockopt, socket.SOL_SOCKET, PEERPIDFD),
+        outcome(left.setsockopt, socket.SOL_SOCKET, PEERPIDFD, 1),
+    )
