@@ -112,24 +112,27 @@ class Raw:
     def _paste(self) -> None:
         """Read source in raw-paste mode and run it."""
         half = self._window // 2
-        self._send(b"R\1" + half.to_bytes(2, "little") + CTRL_A)
+        self._send(b"R\1" + half.to_bytes(2, "little"))
         source, left = bytearray(), half
         interrupted = False
         while True:
-            piece = self._keyboard.take_until(CTRL_C + CTRL_D, left)
+            piece = self._keyboard.take(left)
             if not piece:
                 return
-            end = piece[-1:]
+            data, end, rest = _split(piece, CTRL_C + CTRL_D)
+            self._keyboard.put_back(rest)
             if end == CTRL_C:
                 self._session.keys_seen += 1
                 interrupted = True
-            data = piece[:-1] if end in (CTRL_C, CTRL_D) else piece
             if len(source) <= LONGEST_SOURCE:
                 source += data
             if end == CTRL_D:
                 break
             left -= len(data)
-            if left <= 0:
+            # Half of the window is kept back until the first bytes come: a TCP that sends its last bytes only when
+            # those before are acknowledged (Nagle's algorithm) gets that with this byte, and not with every source from
+            # a delayed acknowledgement some 40 ms later.
+            while left + half <= self._window:
                 left += half
                 self._send(CTRL_A)
         self._send(CTRL_D)
@@ -172,6 +175,12 @@ class Raw:
         self._output.flush()
         self._output.buffer.write(data)
         self._output.buffer.flush()
+
+
+def _split(data: bytes, stops: bytes) -> tuple[bytes, bytes, bytes]:
+    """Answer what is before the first of *stops*, that one, and what is behind it."""
+    at = min((at for stop in stops if (at := data.find(stop)) >= 0), default=len(data))
+    return data[:at], data[at : at + 1], data[at + 1 :]
 
 
 def describe(error: BaseException) -> str:
