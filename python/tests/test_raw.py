@@ -25,12 +25,13 @@ class Session:
 
 
 class Raw(unittest.TestCase):
-    def exchange(self, *sent: bytes, window: int = 64) -> bytes:
-        """Send bytes and answer all that came back."""
+    def exchange(self, *sent: bytes, window: int = 64, keys_sent: int = 0) -> bytes:
+        """Send bytes, *keys_sent* Ctrl-C among them that were counted, and answer all that came back."""
         reader, writer = os.pipe()
         collected = io.BytesIO()
         output = io.TextIOWrapper(collected, encoding="utf-8")
         self.session = Session(output)
+        self.session.keys_sent = keys_sent
         thread = threading.Thread(target=lambda: [os.write(writer, piece) for piece in sent] + [os.close(writer)])
         thread.start()
         raw.Raw(self.session, Keyboard(reader), output, self.reset, window).serve()
@@ -63,9 +64,10 @@ class Raw(unittest.TestCase):
         self.assertEqual(self.exchange(b"\x04\x02"), PROMPT + b"OK\r\nMPY: soft reboot\r\n" + PROMPT)
 
     def test_ctrl_c_drops_what_came(self) -> None:
-        answer = self.exchange(b"print(1)\x03print(2)\x04\x02")
-        self.assertEqual(answer, PROMPT + b"OK2\r\n\x04\x04>")
-        self.assertEqual(self.session.keys_seen, 1)
+        for counted in 0, 1:
+            answer = self.exchange(b"print(1)\x03print(2)\x04\x02", keys_sent=counted)
+            self.assertEqual(answer, PROMPT + b"OK2\r\n\x04\x04>")
+            self.assertEqual(self.session.keys_seen, counted)
 
     def test_ctrl_a_says_it_again(self) -> None:
         self.assertEqual(self.exchange(b"print(1)\x01\x02"), PROMPT + PROMPT)

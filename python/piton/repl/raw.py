@@ -104,10 +104,15 @@ class Raw:
                     return b"", b""
                 source = (source + piece)[: LONGEST_SOURCE + 1]
             elif end == CTRL_C:
-                self._session.keys_seen += 1
+                self._saw_interrupt()
                 source = b""
             else:
                 return source + piece[:-1], end
+
+    def _saw_interrupt(self) -> None:
+        """Count a Ctrl-C among the keys, if the server has counted it: what goes through a terminal it does not."""
+        session = self._session
+        session.keys_seen = min(session.keys_seen + 1, session.keys_sent)
 
     def _paste(self) -> None:
         """Read source in raw-paste mode and run it."""
@@ -122,7 +127,7 @@ class Raw:
             data, end, rest = _split(piece, CTRL_C + CTRL_D)
             self._keyboard.put_back(rest)
             if end == CTRL_C:
-                self._session.keys_seen += 1
+                self._saw_interrupt()
                 interrupted = True
             if len(source) <= LONGEST_SOURCE:
                 source += data
