@@ -25,13 +25,16 @@ SUITE = $(if $(ONLY),--only '$(ONLY)') $(if $(SYSTEM),--system '$(SYSTEM)') $(if
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup image-arm64 run-arm64 put get lint test test-cpython fuzz robustness stress bench clean
+.PHONY: help setup setup-tests image-arm64 run-arm64 put get lint test test-cpython fuzz robustness stress bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' Makefile | awk -F'|' '{ printf "make %-13s %s\n", $$1, $$2 }'
 
 setup: ## find or install what is needed; the other targets do this first
 	@sh board/setup.sh
+
+setup-tests: ## the same, with what the tests need beside
+	@sh board/setup.sh tests
 
 image-arm64: setup ## make build/arm64/kernel8.img: kernel, symbols, root image
 	@$(if $(REPL_TOKEN),PITON_REPL_TOKEN='$(REPL_TOKEN)') $(if $(REPL_CERT),PITON_REPL_CERT='$(REPL_CERT)') \
@@ -53,7 +56,7 @@ lint: setup ## formatting, clippy, who imports whom
 	@$(CARGO) clippy --quiet --release $(BARE:%=--package %) --target $(TARGET) -- --deny warnings
 	@$(BOARD) check-layers
 
-test: lint image-arm64 ## lint, host unit tests, then the tests that boot the image
+test: setup-tests lint image-arm64 ## lint, host unit tests, then the tests that boot the image
 	@PYTHONPATH=python python3 -B -m unittest discover --start-directory python/tests
 	@$(CARGO) test $(HOST) --exclude tests
 	@$(CARGO) test --no-fail-fast --package tests

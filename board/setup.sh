@@ -1,8 +1,10 @@
 #!/bin/sh
 # Finds or installs what building and testing Piton needs. Run by `make`; quick when nothing is missing.
 #
-#   sh board/setup.sh            everything
-#   sh board/setup.sh packages   only the distribution's packages (as root, when the rest is built by another user)
+#   sh board/setup.sh [tests] [packages]
+#
+# `tests` adds what `make test` needs: programs that talk with the machine, and mpremote from the package index that pip
+# is configured for. `packages` is only the distribution's packages (as root, when the rest is built by another user).
 #
 # As root it installs packages with apt, from the suites this machine is configured for, and QEMU from the backports
 # suite of the same mirror where the machine's own is older than 9. The machine's configuration is not changed: the
@@ -35,6 +37,18 @@ missing_packages() {
     [ -e /usr/aarch64-linux-gnu/include/stdio.h ] || [ "$(uname -m)" = aarch64 ] || echo libc6-dev-arm64-cross
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || echo debian-archive-keyring
     [ -e /etc/ssl/certs/ca-certificates.crt ] || [ ! -e /etc/debian_version ] || echo ca-certificates
+}
+
+# Lists the Debian packages of programs that only the tests run, which are missing.
+missing_test_packages() {
+    have python3 || echo python3
+    # Debian has the module that makes an environment, and pip in it, in a package of its own.
+    python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+    have curl || echo curl
+    # The other programs of this name have other options.
+    nc -h 2>&1 | grep -q OpenBSD || echo netcat-openbsd
+    have telnet || echo inetutils-telnet
+    have iperf3 || echo iperf3
 }
 
 # Lists the QEMU packages to install: the machines, and the emulator that runs single programs of the target.
@@ -120,7 +134,7 @@ install_packages() {
 }
 
 packages() {
-    missing=$(missing_packages | xargs)
+    missing=$({ missing_packages; [ -z "$TESTS" ] || missing_test_packages; } | xargs)
     qemu=$(missing_qemu | xargs)
     [ -n "$missing$qemu" ] || return 0
 
@@ -132,7 +146,7 @@ packages() {
         say "install these (Debian's names) and run this again:"
         [ -z "$missing" ] || say "    $missing"
         [ -z "$qemu" ] || say "    $qemu, version $QEMU_MAJOR or newer${backports:+ (from $backports)}"
-        have apt-get && [ "$DEBIAN" = debian ] && say "or let root do it: sh $PWD/board/setup.sh packages"
+        have apt-get && [ "$DEBIAN" = debian ] && say "or let root do it: sh $PWD/board/setup.sh${TESTS:+ tests} packages"
         exit 1
     fi
 
@@ -261,8 +275,35 @@ crates() {
     touch "$stamp"
 }
 
+# --- Programs of the tests ------------------------------------------------------------------------------------------
+
+# Puts MicroPython's tool into an environment of its own.
+mpremote() {
+    place=$PWD/build/tools/mpremote
+    [ ! -x "$place/bin/mpremote" ] || return 0
+    say "fetching mpremote with pip"
+    rm -rf "$place" "$place.partial"
+    mkdir -p "${place%/*}"
+    if ! python3 -m venv "$place.partial" >&2 || ! "$place.partial/bin/pip" install --quiet mpremote >&2; then
+        say "pip cannot fetch mpremote from its index (\`pip config list\`); the test of it will fail"
+        return 0
+    fi
+    # Its programs name the place they were made for.
+    sed -i "1s|$place.partial|$place|" "$place.partial/bin/mpremote"
+    mv "$place.partial" "$place"
+}
+
+TESTS= ONLY_PACKAGES=
+for word; do
+    case $word in
+    tests) TESTS=1 ;;
+    packages) ONLY_PACKAGES=1 ;;
+    *) die "unknown word \`$word\`; the first lines of board/setup.sh say what there is" ;;
+    esac
+done
 mkdir -p "$STATE"
 packages
-[ "${1:-}" != packages ] || exit 0
+[ -z "$ONLY_PACKAGES" ] || exit 0
 rust
 crates
+[ -z "$TESTS" ] || mpremote

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use board::launch::{Network, Options};
 use tests::Guest;
+use tests::host::free_port;
 use tests::script::{Outcome, run_on};
 
 const PROGRAM: &str = include_str!("guest.py");
@@ -25,11 +26,6 @@ fn guest(name: &str, arguments: &[&str]) -> Outcome {
 /// A forward that nobody uses, so that the usual port stays free.
 fn forward_nowhere() -> String {
     format!("{}:9", free_port())
-}
-
-/// A port of the host that is free now.
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|s| s.local_addr()).expect("a free port").port()
 }
 
 /// Starts the guest's program as a server behind a port of the host, and waits until it listens.
