@@ -81,9 +81,10 @@ impl TimerSignal {
         Self(Some(timer))
     }
 
-    /// It is delivered: starts the timer again and says how many expirations were missed.
-    pub fn deliver(mut self) -> i32 {
-        let Some(timer) = self.0.take() else { return 0 };
+    /// It is delivered: starts the timer again and says how many expirations were missed. `None` where the timer was set
+    /// or deleted since: then the signal is none, as on Linux.
+    pub fn deliver(mut self) -> Option<i32> {
+        let timer = self.0.take()?;
         timer.left_queue();
         timer.delivered()
     }

@@ -215,12 +215,13 @@ impl PosixTimer {
         self.queued.store(false, Ordering::Release);
     }
 
-    /// Its signal is being delivered: counts what was missed and starts the timer again.
-    pub(super) fn delivered(&self) -> i32 {
+    /// Its signal is being delivered: counts what was missed and starts the timer again. `None` where the signal tells of
+    /// nothing any more.
+    pub(super) fn delivered(&self) -> Option<i32> {
         let overrun = {
             let mut state = self.state.lock();
-            if !state.waiting {
-                return 0;
+            if !state.waiting || state.deleted {
+                return None;
             }
             state.waiting = false;
             let missed = state.schedule.advance().saturating_sub(1);
@@ -229,7 +230,7 @@ impl PosixTimer {
             state.last_overrun
         };
         self.arm(0);
-        overrun
+        Some(overrun)
     }
 
     fn send(&self) -> Sent {

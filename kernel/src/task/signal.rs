@@ -463,12 +463,14 @@ pub fn discard(process: &Process, signal: u32) {
 
 /// Takes one of `wanted` that is pending for the thread or its process.
 pub fn take_pending(thread: &Thread, wanted: SignalSet) -> Option<(u32, SignalInfo)> {
-    let own = thread.signals.lock().pending.take(wanted);
-    let (signal, info, timer) = own.or_else(|| thread.process().with_pending(|pending| pending.take(wanted)))?;
-    Some(match timer {
-        Some(timer) => (signal, info.with_overrun(timer.deliver())),
-        None => (signal, info),
-    })
+    loop {
+        let own = thread.signals.lock().pending.take(wanted);
+        let (signal, info, timer) = own.or_else(|| thread.process().with_pending(|pending| pending.take(wanted)))?;
+        let Some(timer) = timer else { return Some((signal, info)) };
+        if let Some(overrun) = timer.deliver() {
+            return Some((signal, info.with_overrun(overrun)));
+        }
+    }
 }
 
 /// Where all that ends a wait is a stop by default, stops in the middle of it and says so: the wait goes on afterwards.

@@ -119,6 +119,26 @@ def timer_counts_what_was_missed():
 
 
 @check
+def what_a_timer_sent_goes_when_it_is_set_or_deleted():
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    result = []
+    for change in (lambda timer: settime(timer, 0), raw.timer_delete):
+        timer = create(MONOTONIC)
+        settime(timer, 1_000_000)
+        time.sleep(0.05)
+        sent = signal.SIGUSR1 in signal.sigpending()
+        change(timer)
+        result.append((sent, outcome(wait_info, signal.SIGUSR1, 50_000_000)))
+    timer = create(MONOTONIC)
+    settime(timer, 1_000_000)
+    time.sleep(0.05)
+    settime(timer, 2_000_000)
+    result.append((wait_info(signal.SIGUSR1)[0], outcome(wait_info, signal.SIGUSR1, 50_000_000)))
+    raw.timer_delete(timer)
+    return result
+
+
+@check
 def timer_at_an_absolute_time():
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     result = []
