@@ -19,7 +19,10 @@ pub const PREEMPTION_NS: u64 = 1_000_000;
 
 /// Threads ready to run, by virtual run time; those with equal times in the order they came.
 pub struct RunQueue<T> {
-    ready: BTreeMap<(u64, u64), T>,
+    /// The first. Mostly there is no other, and then no memory is needed.
+    first: Option<((u64, u64), T)>,
+    /// Those behind it.
+    rest: BTreeMap<(u64, u64), T>,
     arrivals: u64,
     /// The least virtual run time among those that want to run; never falls.
     floor: u64,
@@ -34,17 +37,17 @@ impl<T> Default for RunQueue<T> {
 impl<T> RunQueue<T> {
     /// An empty queue.
     pub const fn new() -> Self {
-        Self { ready: BTreeMap::new(), arrivals: 0, floor: 0 }
+        Self { first: None, rest: BTreeMap::new(), arrivals: 0, floor: 0 }
     }
 
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
-        self.ready.is_empty()
+        self.first.is_none()
     }
 
     /// How many wait.
     pub fn len(&self) -> usize {
-        self.ready.len()
+        usize::from(self.first.is_some()) + self.rest.len()
     }
 
     /// The least virtual run time among those that want to run.
@@ -55,7 +58,22 @@ impl<T> RunQueue<T> {
     /// Adds a thread with the virtual run time it has.
     pub fn push(&mut self, run_time_ns: u64, thread: T) {
         self.arrivals += 1;
-        self.ready.insert((run_time_ns, self.arrivals), thread);
+        let new = ((run_time_ns, self.arrivals), thread);
+        let (key, thread) = match self.first.take() {
+            None => {
+                self.first = Some(new);
+                return;
+            }
+            Some(old) if new.0 < old.0 => {
+                self.first = Some(new);
+                old
+            }
+            first => {
+                self.first = first;
+                new
+            }
+        };
+        self.rest.insert(key, thread);
     }
 
     /// Adds a thread that slept or is new and returns its virtual run time from now on.
@@ -67,21 +85,30 @@ impl<T> RunQueue<T> {
 
     /// Takes the thread to run next.
     pub fn pop(&mut self) -> Option<T> {
-        let ((run_time_ns, _), thread) = self.ready.pop_first()?;
+        let ((run_time_ns, _), thread) = self.first.take()?;
+        if !self.rest.is_empty() {
+            self.first = self.rest.pop_first();
+        }
         self.floor = self.floor.max(run_time_ns);
         Some(thread)
     }
 
     /// Takes the thread whose turn is furthest away, of those that `may_go`.
     pub fn take_last(&mut self, may_go: impl Fn(&T) -> bool) -> Option<T> {
-        let (key, _) = self.ready.iter().rev().find(|(_, thread)| may_go(thread))?;
-        let key = *key;
-        self.ready.remove(&key)
+        let key = self.rest.iter().rev().find(|(_, thread)| may_go(thread)).map(|(key, _)| *key);
+        match key {
+            Some(key) => self.rest.remove(&key),
+            None => {
+                let (_, thread) = self.first.take_if(|(_, thread)| may_go(thread))?;
+                self.first = self.rest.pop_first();
+                Some(thread)
+            }
+        }
     }
 
     /// Whether somebody has had less than a running thread with `run_time_ns`.
     pub fn beats(&self, run_time_ns: u64) -> bool {
-        self.ready.first_key_value().is_some_and(|((least, _), _)| *least < run_time_ns)
+        self.first.as_ref().is_some_and(|((least, _), _)| *least < run_time_ns)
     }
 }
 

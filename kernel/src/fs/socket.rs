@@ -91,7 +91,11 @@ impl Patience {
 
     /// Waits on `queues` for `condition`. EAGAIN where the call must not wait or its time is up; interrupted, it is
     /// restarted unless there was a time limit (socket(7), SO_RCVTIMEO).
-    pub fn wait<T>(self, queues: &[&Arc<WaitQueue>], mut condition: impl FnMut() -> Option<T>) -> Result<T> {
+    pub fn wait<T, const N: usize>(
+        self,
+        queues: &[&Arc<WaitQueue>; N],
+        mut condition: impl FnMut() -> Option<T>,
+    ) -> Result<T> {
         if self.nonblocking {
             return condition().ok_or(Errno::EAGAIN);
         }

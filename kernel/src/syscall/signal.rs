@@ -110,7 +110,7 @@ pub fn sys_rt_sigsuspend(call: &mut Call<'_>) -> Result<u64> {
     let mask: u64 = user::copy_in(call.address(0))?;
     call.thread.set_temporary_mask(mask);
     // Only a signal ends this wait.
-    let _ = wait::wait_until::<()>(&[], None, || None);
+    let _ = wait::wait_until::<(), 0>(&[], None, || None);
     Err(Errno::EINTR)
 }
 

@@ -110,7 +110,7 @@ pub fn supervise() -> ! {
         if crate::time::monotonic_ns() - started_ns < QUICK_NS {
             let pause = crate::time::monotonic_ns() + QUICK_NS / 4;
             // Only the deadline ends this wait.
-            let _ = wait::wait_until::<()>(&[], Some(pause), || None);
+            let _ = wait::wait_until::<(), 0>(&[], Some(pause), || None);
         }
     }
 }
@@ -132,7 +132,7 @@ fn end_all_others() {
         }
         let soon = crate::time::monotonic_ns() + 1_000_000;
         // Only the deadline ends this wait.
-        let _ = wait::wait_until::<()>(&[], Some(soon), || None);
+        let _ = wait::wait_until::<(), 0>(&[], Some(soon), || None);
     }
 }
 

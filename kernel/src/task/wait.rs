@@ -4,7 +4,7 @@
 //! [`Wake`] and looks at the condition again after every wake; who changes something wakes everybody registered.
 //! Threads wait through [`wait_until`]; epoll registers itself, so that one mechanism serves read, poll and epoll.
 
-use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
+use alloc::{collections::BTreeMap, sync::Arc};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use abi::Errno;
@@ -28,9 +28,11 @@ pub struct WaitQueue {
 
 struct Entries {
     next_id: u64,
-    /// By when they came. A program may register a million times with one queue (poll(2)), so leaving is no search, and
-    /// no memory is needed in one piece.
-    wakers: BTreeMap<u64, Arc<dyn Wake>>,
+    /// Most queues have one at a time: it needs no memory of its own.
+    one: Option<(u64, Arc<dyn Wake>)>,
+    /// The others, by when they came. A program may register a million times with one queue (poll(2)), so leaving is no
+    /// search, and no memory is needed in one piece.
+    more: BTreeMap<u64, Arc<dyn Wake>>,
 }
 
 impl Default for WaitQueue {
@@ -42,12 +44,13 @@ impl Default for WaitQueue {
 impl WaitQueue {
     /// An empty queue.
     pub const fn new() -> Self {
-        Self { entries: IrqLock::new(Entries { next_id: 0, wakers: BTreeMap::new() }) }
+        Self { entries: IrqLock::new(Entries { next_id: 0, one: None, more: BTreeMap::new() }) }
     }
 
     /// Wakes everybody registered.
     pub fn wake_all(&self) {
-        for waker in self.entries.lock().wakers.values() {
+        let entries = self.entries.lock();
+        for waker in entries.one.iter().map(|(_, waker)| waker).chain(entries.more.values()) {
             waker.wake();
         }
     }
@@ -56,12 +59,22 @@ impl WaitQueue {
         let mut entries = self.entries.lock();
         entries.next_id += 1;
         let id = entries.next_id;
-        entries.wakers.insert(id, waker);
+        if entries.one.is_none() {
+            entries.one = Some((id, waker));
+        } else {
+            entries.more.insert(id, waker);
+        }
         id
     }
 
     fn unregister(&self, id: u64) {
-        let removed = self.entries.lock().wakers.remove(&id);
+        let removed = {
+            let mut entries = self.entries.lock();
+            match entries.one.take_if(|(one, _)| *one == id) {
+                Some((_, waker)) => Some(waker),
+                None => entries.more.remove(&id),
+            }
+        };
         drop(removed);
     }
 }
@@ -105,8 +118,8 @@ impl From<WaitError> for Errno {
 
 /// Blocks until `condition` gives a value. It is evaluated first without blocking and again after every wake of one of
 /// `queues`; it must not block. `deadline_ns` is on the monotonic clock. Every wait ends when a signal is pending.
-pub fn wait_until<T>(
-    queues: &[&Arc<WaitQueue>],
+pub fn wait_until<T, const N: usize>(
+    queues: &[&Arc<WaitQueue>; N],
     deadline_ns: Option<u64>,
     mut condition: impl FnMut() -> Option<T>,
 ) -> Result<T, WaitError> {
@@ -114,8 +127,7 @@ pub fn wait_until<T>(
         return Ok(value);
     }
     let thread = scheduler::current();
-    let _registrations: Vec<Registration> =
-        queues.iter().map(|queue| Registration::new(queue, thread.clone())).collect();
+    let _registrations = queues.map(|queue| Registration::new(queue, thread.clone()));
     block_until(&thread, deadline_ns, condition)
 }
 

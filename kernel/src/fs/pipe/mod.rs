@@ -39,8 +39,9 @@ const DEFAULT_PAGES: usize = 16;
 /// The most fcntl(2) `F_SETPIPE_SZ` gives (/proc/sys/fs/pipe-max-size).
 const MAX_CAPACITY: usize = 1 << 20;
 const _: () = assert!(linux::PIPE_BUF as usize == PAGE_SIZE);
-/// Transfers up to this many bytes go through the stack.
+/// Transfers up to this many bytes go through the stack, tiny ones through less of it: it has to be cleared first.
 const SMALL: usize = 256;
+const TINY: usize = 16;
 
 /// Bytes of one write or of several small ones.
 struct Chunk {
@@ -212,25 +213,11 @@ impl Pipe {
 
     /// Moves what is there, up to `buffer`'s room; 0 where the pipe is empty.
     fn try_read(&self, buffer: &mut ReadBuffer<'_>) -> Result<usize> {
+        if buffer.remaining() <= TINY {
+            return self.try_read_small::<TINY>(buffer);
+        }
         if buffer.remaining() <= SMALL {
-            let mut small = [0; SMALL];
-            let room = small.get_mut(..buffer.remaining()).unwrap_or_default();
-            let taken = {
-                let mut state = self.state.lock();
-                let was_writable = state.writable();
-                let taken = state.read_small(room);
-                (taken > 0).then(|| (taken, !was_writable && state.writable()))
-            };
-            let Some((taken, wake)) = taken else { return Ok(0) };
-            if wake {
-                self.writable.wake_all();
-            }
-            let copied = buffer.put(small.get(..taken).unwrap_or_default());
-            let rest = small.get(*copied.as_ref().unwrap_or(&0)..taken).unwrap_or_default();
-            if !rest.is_empty() {
-                self.give_back(rest)?;
-            }
-            return copied;
+            return self.try_read_small::<SMALL>(buffer);
         }
         let mut done = 0;
         let mut result = Ok(());
@@ -273,6 +260,28 @@ impl Pipe {
             self.writable.wake_all();
         }
         if done > 0 { Ok(done) } else { result.map(|()| 0) }
+    }
+
+    /// Of at most `SIZE` bytes.
+    fn try_read_small<const SIZE: usize>(&self, buffer: &mut ReadBuffer<'_>) -> Result<usize> {
+        let mut small = [0; SIZE];
+        let room = small.get_mut(..buffer.remaining()).unwrap_or_default();
+        let taken = {
+            let mut state = self.state.lock();
+            let was_writable = state.writable();
+            let taken = state.read_small(room);
+            (taken > 0).then(|| (taken, !was_writable && state.writable()))
+        };
+        let Some((taken, wake)) = taken else { return Ok(0) };
+        if wake {
+            self.writable.wake_all();
+        }
+        let copied = buffer.put(small.get(..taken).unwrap_or_default());
+        let rest = small.get(*copied.as_ref().unwrap_or(&0)..taken).unwrap_or_default();
+        if !rest.is_empty() {
+            self.give_back(rest)?;
+        }
+        copied
     }
 
     /// Puts bytes back that a fault kept from being copied to the program.
@@ -348,12 +357,11 @@ impl Pipe {
         if wanted == 0 {
             return Ok(0);
         }
+        if wanted <= TINY {
+            return self.write_small::<TINY>(nonblocking, packet, buffer);
+        }
         if wanted <= SMALL {
-            let mut small = [0; SMALL];
-            let taken = buffer.take(&mut small)?;
-            let bytes = small.get(..taken).unwrap_or_default();
-            self.write_with(nonblocking, |state| state.append(bytes, packet))?;
-            return Ok(taken);
+            return self.write_small::<SMALL>(nonblocking, packet, buffer);
         }
         let mut done = 0;
         while buffer.remaining() > 0 {
@@ -364,6 +372,20 @@ impl Pipe {
             }
         }
         Ok(done)
+    }
+
+    /// Of at most `SIZE` bytes.
+    fn write_small<const SIZE: usize>(
+        &self,
+        nonblocking: bool,
+        packet: bool,
+        buffer: &mut WriteBuffer<'_>,
+    ) -> Result<usize> {
+        let mut small = [0; SIZE];
+        let taken = buffer.take(&mut small)?;
+        let bytes = small.get(..taken).unwrap_or_default();
+        self.write_with(nonblocking, |state| state.append(bytes, packet))?;
+        Ok(taken)
     }
 
     /// Moves up to a page from `buffer`. Of what is no multiple of a page, the odd part goes first and joins the last
