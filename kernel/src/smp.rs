@@ -125,8 +125,8 @@ extern "C" fn secondary_main(number: usize) -> ! {
 static BARRIERS_ASKED: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 static BARRIERS_DONE: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
-/// Returns when every one of `cpus` has executed a full memory barrier, and fetches its instructions anew, after the
-/// call began. To be called with interrupts on and without locks, since the others may be asking for the same.
+/// Returns when every one of `cpus` has executed a full memory barrier, fetches its instructions anew, and uses no
+/// address space that none of its threads runs in, after the call began. To be called with interrupts on and without locks, since the others may be asking for the same.
 pub fn barrier_on(cpus: CpuSet) {
     fence(Ordering::SeqCst);
     let own = scheduler::cpu_number();
@@ -148,6 +148,7 @@ pub fn barrier_on(cpus: CpuSet) {
 /// Another CPU asked this one for a barrier.
 pub fn barrier_requested() {
     let cpu = scheduler::cpu_number();
+    scheduler::leave_unused_memory();
     let asked = BARRIERS_ASKED[cpu].load(Ordering::Acquire);
     fence(Ordering::SeqCst);
     Arch::synchronise_instructions();

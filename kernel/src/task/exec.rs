@@ -464,6 +464,9 @@ pub fn replace(thread: &Arc<Thread>, frame: &mut TrapFrame, file: Path, program:
     };
     scheduler::use_memory(Some(loaded.memory));
     // Without the lock: the end of a file may take time, and other locks.
+    if let Some(memory) = &old.0 {
+        scheduler::release_memory(memory);
+    }
     drop(old);
     files.close_on_exec();
     process.actions.lock().reset_handlers();

@@ -130,7 +130,9 @@ fn end_process(process: &Arc<Process>, thread: &Thread) {
     };
     drop(files);
     drop(fs_executable);
-    drop(memory);
+    if let Some(memory) = memory {
+        scheduler::release_memory(&memory);
+    }
     if process.session() == process.pid() {
         fs::tty::leave_session(process);
     }

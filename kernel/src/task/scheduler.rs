@@ -589,12 +589,14 @@ impl Cpu {
         core::mem::replace(unsafe { &mut *self.memory.get() }, memory)
     }
 
-    /// Makes this CPU use what `to` runs in, coming from `from`. Interrupts are masked.
+    /// Makes this CPU use what `to` runs in, coming from `from`. A thread of the kernel's uses none, so the program's
+    /// stays: mostly it is the next to run as well. Interrupts are masked.
     fn switch_memory(&self, from: &Thread, to: &Thread) {
         // SAFETY: the CPU's own, with interrupts masked.
         let used = unsafe { (*self.memory.get()).as_ref() };
         // A process changes its address space only when it has no other thread.
-        if to.is_user() && from.is_user() && used.is_some() && Arc::ptr_eq(to.process(), from.process()) {
+        let same = from.is_user() && used.is_some() && Arc::ptr_eq(to.process(), from.process());
+        if !to.is_user() || same {
             return;
         }
         let wanted = to.memory();
@@ -643,6 +645,25 @@ pub fn use_memory(memory: Option<Arc<AddressSpace>>) {
     let old = this_cpu().use_memory(memory);
     Arch::restore_interrupts(state);
     drop(old);
+}
+
+/// Has other CPUs that only still use an address space because nothing else came let go of it. To be called as
+/// [`smp::barrier_on`].
+pub fn release_memory(memory: &Arc<AddressSpace>) {
+    let others = users_of(memory) & !CpuSet::of(cpu_number());
+    if !others.is_empty() {
+        smp::barrier_on(others);
+    }
+}
+
+/// Lets go of the address space that no thread on the calling CPU runs in. Interrupts are masked.
+pub fn leave_unused_memory() {
+    let cpu = this_cpu();
+    // SAFETY: the CPU's reference keeps the running thread alive, and the memory is the CPU's own.
+    let unused = unsafe { !(*cpu.current.load(Ordering::Relaxed)).is_user() && (*cpu.memory.get()).is_some() };
+    if unused {
+        drop(cpu.use_memory(None));
+    }
 }
 
 /// First thing on a new stack: lets go of the thread that ran before, whose registers are saved by now. Interrupts are
