@@ -4,7 +4,7 @@ A process has one table of descriptors, and 0 to 2 in it are the console's. So w
 its streams are is told to use the session's: by a subclass in the place of ``subprocess.Popen``, which ``os.popen`` and
 asyncio use too, by ``os.system``, and in the child after ``os.fork``. With a terminal the program leads a session of
 its own there, so that Ctrl-C, Ctrl-Z and the window's size reach it as in any terminal, and so does the end of the
-connection. What uses ``posix_spawn`` itself has the console.
+connection. The other ways to start one are in ``descriptors``.
 """
 
 import fcntl
@@ -109,6 +109,8 @@ def _in_child() -> None:
             os.dup2(session.input_descriptor, 0)
             os.dup2(session.output_descriptor, 1)
             os.dup2(session.output_descriptor, 2)
+        if session.terminal is not None:
+            os.environ["TERM"] = session.terminal
     except OSError:
         pass  # Whoever closed them wants none.
 

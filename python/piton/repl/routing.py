@@ -24,6 +24,8 @@ current: "contextvars.ContextVar[Session]" = contextvars.ContextVar("piton.sessi
 
 #: Names of ``sys`` that each session has for itself and that C code looks up as well.
 _STREAMS = ("stdin", "stdout", "stderr")
+#: The streams that a session began with, which nobody replaces.
+FIRST_STREAMS = ("__stdin__", "__stdout__", "__stderr__")
 #: Names of ``sys`` that each session may change for itself, and that begin as they are at the console.
 _HOOKS = ("displayhook", "excepthook", "ps1", "ps2")
 #: Names of ``sys`` that each session has for itself, and that are not there at first.
@@ -173,7 +175,7 @@ def install() -> None:
         attributes[name] = Router(name, _console)
     _console["displayhook"] = sys.displayhook
     attributes["displayhook"] = _display
-    names = (*_STREAMS, *_HOOKS, *_LAST)
+    names = (*_STREAMS, *FIRST_STREAMS, *_HOOKS, *_LAST)
     descriptors = {name: _Own(name, _console if name in _console else attributes) for name in names}
     sys.__class__ = type("System", (types.ModuleType,), descriptors)
 

@@ -8,13 +8,14 @@ has to be ended are seen to from here as well, because only a third thread can.
 
 import _socket
 import _thread
+import gc
 import os
 import select
 import time
 from collections import deque
 
 from piton import repl
-from piton.repl import children, interrupt, routing
+from piton.repl import children, descriptors, interrupt, routing
 from piton.repl.connection import Connection
 from piton.repl.login import Guard
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 #: one.
 MOST_CONNECTIONS = 96
 MOST_SESSIONS = 64
+#: Seconds without an end of a session after which garbage is collected.
+GARBAGE_TIME = 1.0
 #: Descriptors that may be ready at once before the others are asked for again.
 _EVENTS = 64
 
@@ -69,6 +72,7 @@ class Server:
         self.interrupter: interrupt.Interrupter | None = None
         routing.install()
         children.install()
+        descriptors.install()
 
     def serve(self) -> None:
         """Serve for ever."""
@@ -195,3 +199,13 @@ class Server:
             connection = self._sessions.pop(session.number, None)
             if connection is not None:
                 connection.session_ended()
+            self.remind(("garbage",), GARBAGE_TIME, _collect_garbage)
+
+
+def _collect_garbage() -> None:
+    """Free what ended sessions leave: functions and the names they are in hold each other, open files among them."""
+    try:
+        # Not here: what is freed may run code of a user.
+        _thread.start_new_thread(gc.collect, ())
+    except RuntimeError:
+        pass  # No memory for a thread: Python collects by itself, only later.

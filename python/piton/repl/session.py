@@ -19,7 +19,7 @@ import time
 import types
 
 from piton import repl
-from piton.repl import children, interrupt, routing
+from piton.repl import children, descriptors, interrupt, routing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class Session:
         #: Whether its streams are closed, and the programs it started.
         self.ended = False
         self.children = children.new_set()
+        #: What ``multiprocessing`` forks from in this session.
+        self.forkserver: Any = None
         self.main = fresh_main()
         self.thread = threading.Thread(target=self._run, name=f"session {number}", daemon=True)
 
@@ -204,7 +206,7 @@ class Session:
         raw = io.BufferedReader(io.FileIO(self.input_descriptor, closefd=False), BUFFER)
         stream = io.TextIOWrapper(raw, encoding="utf-8", errors="surrogateescape")
         stream.owners = self.system["stdout"].owners
-        self.system["stdin"] = stream
+        self.system["stdin"] = self.system["__stdin__"] = stream
 
     def _open_streams(self) -> None:
         """Make the three standard streams."""
@@ -221,6 +223,11 @@ class Session:
             self.system["stdin"].owners = owners
         else:
             self._open_terminal_input()
+        self._keep_first_streams()
+
+    def _keep_first_streams(self) -> None:
+        for name in routing.FIRST_STREAMS:
+            self.system[name] = self.system[name.strip("_")]
 
     def _end(self) -> None:
         """Let go of everything. Interrupts may still come on the way in, so each step can be done twice."""
@@ -253,9 +260,11 @@ class Session:
         wakeup, self.wakeup = self.wakeup, -1
         if wakeup >= 0:
             os.close(wakeup)
+        descriptors.let_go(self)
         silent = Nowhere()
         self.system.clear()
         self.system.update(stdin=silent, stdout=silent, stderr=silent)
+        self._keep_first_streams()
         self.read_line = self.report = None
         self.main = types.ModuleType("__main__")
 
