@@ -25,7 +25,7 @@ SUITE = $(if $(ONLY),--only '$(ONLY)') $(if $(SYSTEM),--system '$(SYSTEM)') $(if
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-tests image-arm64 run-arm64 put get lint test test-cpython fuzz robustness stress bench clean
+.PHONY: help setup setup-tests image-arm64 run-arm64 put get lint test test-cpython fuzz robustness soak stress bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' Makefile | awk -F'|' '{ printf "make %-13s %s\n", $$1, $$2 }'
@@ -71,6 +71,9 @@ fuzz: setup ## fuzz the device-tree view, the ELF loader and EROFS longer than `
 robustness: image-arm64 ## random system calls and heavy load on the machine for long; SECONDS=3600 COUNT=10000 SEED=1
 	@PITON_SECONDS=$(or $(SECONDS),3600) PITON_COUNT=$(or $(COUNT),10000) PITON_SEED=$(or $(SEED),1) \
 	    $(CARGO) test --package tests --test robustness -- --nocapture --test-threads 1
+
+soak: image-arm64 ## 64 sessions at once from the host, for long; SECONDS=3600
+	@PITON_SOAK=$(or $(SECONDS),3600) $(CARGO) test --package tests --test boot -- --nocapture as_many_sessions
 
 stress: image-arm64 ## Debian's stress-ng, every stressor, and trinity on the machine; SECONDS=1 TRINITY=60 CPUS=1 ONLY= LIMIT=5400
 	@PITON_STRESS=$(or $(SECONDS),1) PITON_TRINITY=$(or $(TRINITY),60) PITON_CPUS=$(or $(CPUS),1) PITON_ONLY='$(ONLY)' \

@@ -6,94 +6,24 @@ Starts the server of process 1 in a process of its own, with the interpreter's s
 import binascii
 import hashlib
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 
+from client import IAC, PROMPT, RAW_PROMPT, Client, settles
+
 SERVER = "import time; from piton import repl; repl.start(); time.sleep(1e6)"
-PORT = 5000
-PROMPT = b">>> "
-LONG = 30
-IAC, SB, SE, WILL, DO = 255, 250, 240, 251, 253
-_ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]")
-
-
-class Client:
-    """A connection, and all that came from it that was not asked for yet."""
-
-    def __init__(self):
-        deadline = time.monotonic() + LONG
-        while True:
-            try:
-                self.socket = socket.create_connection(("127.0.0.1", PORT))
-                break
-            except ConnectionRefusedError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-        self.received = b""
-
-    def send(self, data):
-        self.socket.sendall(data)
-
-    def until(self, text, seconds=LONG):
-        """Answer what came up to *text*, without terminal control."""
-        deadline = time.monotonic() + seconds
-        while text not in (plain := _ESCAPES.sub(b"", self.received)):
-            self.socket.settimeout(max(0.01, deadline - time.monotonic()))
-            try:
-                piece = self.socket.recv(65536)
-            except TimeoutError:
-                piece = None
-            if not piece:
-                raise AssertionError(f"no {text!r} ({'silence' if piece is None else 'closed'}) in {plain[-1500:]!r}")
-            self.received += piece
-        before, _, self.received = plain.partition(text)
-        return before
-
-    def closed(self, seconds=LONG):
-        """Wait until the server closes the connection."""
-        self.socket.settimeout(seconds)
-        try:
-            while self.socket.recv(65536):
-                pass
-        except ConnectionResetError:
-            pass
-
-    def ask(self, line, answer, end=PROMPT):
-        self.send(line)
-        got = self.until(end)
-        assert answer in got, f"{line!r}: no {answer!r} in {got!r}"
-        return got
-
-    def close(self):
-        self.socket.close()
+ADDRESS = "127.0.0.1", 5000
 
 
 def nc():
-    client = Client()
-    client.until(PROMPT)
-    return client
+    return Client.lines(ADDRESS)
 
 
-def telnet(terminal=b"xterm", size=(100, 30)):
-    client = Client()
-    client.until(PROMPT)
-    client.send(bytes((IAC, WILL, 24, IAC, DO, 1, IAC, DO, 3, IAC, WILL, 3, IAC, WILL, 0, IAC, DO, 0, IAC, WILL, 31)))
-    client.window(*size)
-    client.send(bytes((IAC, SB, 24, 0)) + terminal + bytes((IAC, SE)))
-    client.until(PROMPT)
-    return client
-
-
-def window(self, columns, lines):
-    self.send(bytes((IAC, SB, 31)) + columns.to_bytes(2) + lines.to_bytes(2) + bytes((IAC, SE)))
-
-
-Client.window = window
+def telnet(terminal=b"xterm"):
+    return Client.telnet(ADDRESS, terminal)
 
 
 def open_descriptors():
@@ -102,13 +32,6 @@ def open_descriptors():
 
 def threads():
     return len(os.listdir(f"/proc/{server.pid}/task"))
-
-
-def settles(measure, expected, seconds=LONG):
-    deadline = time.monotonic() + seconds
-    while (now := measure()) != expected:
-        assert time.monotonic() < deadline, f"{measure.__name__}: {now}, not {expected}"
-        time.sleep(0.05)
 
 
 def lines_without_echo():
@@ -264,6 +187,63 @@ def programs_have_the_session_s_terminal():
     settles(sleepers, [])
 
 
+def modules_use_the_session_s_terminal():
+    before = open_descriptors()
+    client = telnet()
+    client.send(b"import os, multiprocessing, pty, getpass, shutil, curses, sys\r")
+    client.until(PROMPT)
+    client.send(b"command = 'tty; echo there:$((2-1)) >/dev/tty; stty size'\r")
+    client.until(PROMPT)
+    client.send(b"os.waitpid(os.posix_spawn('/bin/sh', ['sh', '-c', command], os.environ), 0)[1]\r")
+    got = client.until(b"\r\n0\r\n")
+    assert b"/dev/pts/0\r\n" in got and b"there:1" in got and b"30 100" in got, got
+    client.send(b"os.spawnlp(os.P_WAIT, 'tty', 'tty')\r")
+    client.until(b"/dev/pts/0\r\n0\r\n")
+    for method in b"spawn", b"forkserver", b"fork":
+        client.send(b"p = multiprocessing.get_context('%b').Process(target=print, args=('child', 7))\r" % method)
+        client.until(PROMPT)
+        client.send(b"p.start(); p.join(); p.exitcode\r")
+        client.until(b"child 7\r\n0\r\n")
+    client.send(b"pty.spawn(['sh', '-c', 'tty; read x; echo got:$x'])\r")
+    client.until(b"/dev/pts/1\r\n")
+    client.send(b"it\r")
+    client.until(b"got:it\r\n0\r\n")
+    client.send(b"getpass.getpass('sec' + 'ret? ')\r")
+    client.until(b"secret? ")
+    client.send(b"hidden\r")
+    assert b"hidden" not in client.until(b"\n'hidden'")
+    client.send(b"tuple(os.get_terminal_size()), tuple(shutil.get_terminal_size())\r")
+    client.until(b"((100, 30), (100, 30))")
+    client.send(b"curses.initscr()\r")
+    client.until(b"run it as a program")
+    client.until(PROMPT)
+    program = b"import curses; curses.wrapper(lambda w: (w.addstr(0, 0, f'{curses.LINES}x{curses.COLS}'), w.getkey()))"
+    client.send(b"import subprocess; subprocess.run([sys.executable, '-c', \"%b\"]).returncode\r" % program)
+    client.until(b"30x100")
+    client.send(b"q")
+    client.until(b"0\r\n")
+    client.close()
+    lines = nc()
+    lines.ask(b"import os, multiprocessing\n", b"")
+    lines.ask(b"os.waitpid(os.posix_spawnp('echo', ['echo', 'spawned'], os.environ), 0)[1]\n", b"spawned\n0\n")
+    lines.ask(b"with multiprocessing.Pool(2) as pool: pool.map(print, 'ab')\n\n", b"[None, None]", b"\n" + PROMPT)
+    lines.close()
+    settles(forkservers, 0)
+    # One leads to the process that watches what is shared, for good.
+    settles(open_descriptors, before + 1)
+
+
+def forkservers():
+    found = 0
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/cmdline") as file:
+                found += "multiprocessing.forkserver" in file.read()
+        except OSError:
+            continue
+    return found
+
+
 def sleepers():
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
@@ -284,10 +264,10 @@ def raw_repl_runs_source():
     client.send(b"\r\x03\x03")
     client.until(b"KeyboardInterrupt")
     client.send(b"\r\x01")
-    client.until(b"raw REPL; CTRL-B to exit\r\n>")
+    client.until(RAW_PROMPT)
     client.send(b"\x04")
     client.until(b"soft reboot\r\n")
-    client.until(b"raw REPL; CTRL-B to exit\r\n>")
+    client.until(RAW_PROMPT)
     client.send(b"print(6*7)\x04")
     assert client.until(b"\x04>") == b"OK42\r\n\x04"
     source = b"data = bytes(1000)\n" + b"# padding\n" * 5000 + b"print(len(data))"
@@ -313,7 +293,7 @@ def raw_repl_runs_source():
     client.until(b"'me!'")
     client.until(PROMPT)
     client.send(b"\x01")
-    client.until(b"raw REPL; CTRL-B to exit\r\n>")
+    client.until(RAW_PROMPT)
     client.close()
 
 
@@ -322,7 +302,7 @@ def files_are_copied():
     for digest, right in ((hashlib.sha256(data).hexdigest(), True), ("0" * 64, False)):
         client = nc()
         client.send(b"\x01")
-        client.until(b"raw REPL; CTRL-B to exit\r\n>")
+        client.until(RAW_PROMPT)
         call = f"transfer.receive('/tmp', 'copy', {len(data)}, '{digest}')"
         client.send(f"from piton import transfer; {call}\x04".encode())
         client.until(b"OKready\r\n")
@@ -332,7 +312,7 @@ def files_are_copied():
         client.close()
     client = nc()
     client.send(b"\x01")
-    client.until(b"raw REPL; CTRL-B to exit\r\n>")
+    client.until(RAW_PROMPT)
     client.send(b"from piton import transfer; transfer.send('/tmp/copy')\x04")
     client.until(b"OKsize 300000\r\n")
     lines = client.until(b"done ").split()
@@ -368,12 +348,12 @@ def dropped_connections_leave_nothing():
 
 
 def half_closed_client_gets_its_answers():
-    client = Client()
+    client = Client(ADDRESS)
     client.send(b"import time; time.sleep(0.5)\nprint(6*7)\n")
     client.socket.shutdown(socket.SHUT_WR)
     client.until(b"42\n")
     client.closed()
-    client = Client()
+    client = Client(ADDRESS)
     client.socket.shutdown(socket.SHUT_WR)
     client.closed()
 
@@ -399,9 +379,9 @@ def many_at_once():
 
 def bad_input_is_survived():
     generator = __import__("random").Random(5)
-    idle = [Client() for _ in range(150)]
+    idle = [Client(ADDRESS) for _ in range(150)]
     for _ in range(60):
-        client = Client()
+        client = Client(ADDRESS)
         kind = generator.randrange(3)
         telnet_s, micropython_s = bytes((255, 250, 240, 253, 251, 24, 31, 0, 3)), b"\x01\x02\x03\x04\x05A\r\n'(1"
         alphabet = (bytes(range(256)), telnet_s, micropython_s)[kind]
@@ -432,6 +412,7 @@ names = sys.argv[1:] or [
     "ctrl_c_interrupts_whatever_runs",
     "telnet_gets_the_editor",
     "programs_have_the_session_s_terminal",
+    "modules_use_the_session_s_terminal",
     "raw_repl_runs_source",
     "files_are_copied",
     "half_closed_client_gets_its_answers",
