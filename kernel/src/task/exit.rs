@@ -59,8 +59,8 @@ fn leave(thread: &Arc<Thread>, status: ExitStatus) -> ! {
     if let Some(address) = addresses.clear_child_tid {
         futex::clear_and_wake(address);
     }
-    // Nothing of the program's memory is touched from here on, so its last user can take it down.
-    scheduler::use_memory(None);
+    // So whoever ends the process can take its memory down.
+    thread.leave_memory();
     // Before the process is without this thread: one that runs another program then takes the process's number.
     process::remove_thread(thread);
     thread.leave_kernel();
@@ -130,6 +130,7 @@ fn end_process(process: &Arc<Process>, thread: &Thread) {
     };
     drop(files);
     drop(fs_executable);
+    scheduler::use_memory(None);
     if let Some(memory) = memory {
         scheduler::release_memory(&memory);
     }

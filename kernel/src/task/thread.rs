@@ -73,8 +73,8 @@ pub struct ThreadAddresses {
 pub struct Thread {
     tid: AtomicI32,
     process: Arc<Process>,
-    /// Whether it runs a program, in its process's address space.
-    is_user: bool,
+    /// Whether it runs a program, in its process's address space, and is not at its end.
+    is_user: AtomicBool,
     context: UnsafeCell<Context>,
     /// Given back with the thread.
     _stack: Option<KernelStack>,
@@ -185,7 +185,7 @@ impl Thread {
         let thread = Self {
             tid: AtomicI32::new(tid),
             process,
-            is_user,
+            is_user: AtomicBool::new(is_user),
             context: UnsafeCell::new(context),
             _stack: stack,
             run_state: AtomicU8::new(RunState::New as u8),
@@ -234,7 +234,7 @@ impl Thread {
 
     /// The address space it runs in; `None` for a kernel thread.
     pub fn memory(&self) -> Option<Arc<AddressSpace>> {
-        if self.is_user { self.process.memory() } else { None }
+        if self.is_user() { self.process.memory() } else { None }
     }
 
     /// Its name, at most 15 bytes.
@@ -385,7 +385,12 @@ impl Thread {
 
     /// Whether it runs a program, in its process's address space.
     pub(super) fn is_user(&self) -> bool {
-        self.is_user
+        self.is_user.load(Ordering::Relaxed)
+    }
+
+    /// It ends: no memory of its program's is touched from here on, so it may run in any address space.
+    pub(super) fn leave_memory(&self) {
+        self.is_user.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn context(&self) -> *mut Context {
