@@ -199,6 +199,26 @@ def datagrams(port):
             print(errno.errorcode[error.errno])
 
 
+def seen(port):
+    """What `piton.net` shows of a connection to the host, and of a datagram that comes when nobody is there for it."""
+    from piton import net
+
+    print(net.interfaces())
+    print(net.routes())
+    with socket.create_connection((HOST, int(port)), 20) as s:
+        [one] = [one for one in net.connections() if one.remote.port == int(port)]
+        print("connection", one.protocol, one.state, one.local.port == s.getsockname()[1], one.remote)
+        print("owned", one.processes == (os.getpid(),))
+    before = net.stats().dropped.get("Udp.NoPorts", 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.sendto(b"to be answered late", (HOST, int(port)))
+    deadline = time.monotonic() + 20
+    while net.stats().dropped.get("Udp.NoPorts", 0) == before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    print("dropped", net.stats().dropped["Udp.NoPorts"] - before)
+    print(net.stats())
+
+
 def serve(port):
     """An HTTP server for the host's curl."""
     import http.server

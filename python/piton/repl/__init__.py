@@ -52,6 +52,17 @@ def note(text: str) -> None:
         pass  # No log to write to: not on Piton, or not allowed.
 
 
+#: What was not taken of clients, and how often.
+refused: dict[str, int] = {}
+_counting = _thread.allocate_lock()
+
+
+def refuse(what: str) -> None:
+    """Count something of a client's that was not taken."""
+    with _counting:
+        refused[what] = refused.get(what, 0) + 1
+
+
 def memory_left() -> int:
     """Answer how many bytes can still be had."""
     with open("/proc/meminfo") as file:

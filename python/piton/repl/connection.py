@@ -13,6 +13,7 @@ import select
 import termios
 import time
 
+from piton import repl
 from piton.repl import children
 from piton.repl.login import DELAY, Login
 from piton.repl.raw import banner
@@ -209,11 +210,14 @@ class Connection:
             self._to_client += bytes((IAC, WILL, ECHO))
         passed, rest = self._login.type(keys, time.monotonic())
         if passed is None:
+            if rest:
+                repl.refuse("tokens")
             self._to_client += rest
             return b""
         self._login = None
         if not passed:
             self._state = _REFUSED
+            repl.refuse("tokens")
             self._to_client += b"wrong\n"
             self._remind(DELAY)
             return b""

@@ -7,6 +7,7 @@ block up to the next Ctrl-D.
 
 import sys
 
+from piton import repl
 from piton.repl import raw
 from piton.repl.evaluate import Console
 from piton.repl.keyboard import LONGEST_LINE
@@ -88,6 +89,7 @@ class Lines:
 
     def _refuse(self) -> None:
         """Drop the rest of a line that is too long."""
+        repl.refuse("lines that are too long")
         while (piece := self.keyboard.take_until(_STOPS, LONGEST_LINE)) and piece[-1] not in _STOPS:
             pass
         self._say(f"a line has at most {LONGEST_LINE} bytes\n")
@@ -97,6 +99,7 @@ class Lines:
         """Run a line; True when it is the beginning of a block."""
         if sum(map(len, self.console.buffer)) + len(line) > LONGEST_BLOCK:
             self.console.resetbuffer()
+            repl.refuse("blocks that are too long")
             self._say(f"a block has at most {LONGEST_BLOCK} characters\n")
             return False
         return self.session.call(self.console.push, line)

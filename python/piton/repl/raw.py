@@ -10,6 +10,7 @@ import errno
 import sys
 import traceback
 
+from piton import repl
 from piton.repl.evaluate import without_checkpoint
 
 TYPE_CHECKING = False
@@ -78,6 +79,7 @@ class Raw:
                         self._say(">")
                     elif source[:1] == CTRL_E and len(source) == 2:
                         # A mode that we do not know.
+                        repl.refuse("modes of the raw REPL")
                         self._say("R\0")
                     else:
                         self._say(FIRST_PROMPT)
@@ -150,6 +152,7 @@ class Raw:
             if interrupted:
                 raise KeyboardInterrupt
             if len(source) > LONGEST_SOURCE:
+                repl.refuse("sources that are too long")
                 raise MemoryError(f"source has at most {LONGEST_SOURCE} bytes")
             code = compile(source, "<stdin>", "exec")
             self._call(exec, code, self._session.namespace)

@@ -140,6 +140,7 @@ class Server:
             time.sleep(0.01)
             return
         if len(self._connections) >= MOST_CONNECTIONS:
+            repl.refuse("clients without room")
             next(connection for connection in self._connections if connection.session is None).refuse()
         try:
             connection = Connection(self, _socket.socket(fileno=descriptor), address[0])
@@ -155,6 +156,7 @@ class Server:
     def admit(self, connection: Connection) -> int | None:
         """Answer the number of a new session, None when there are too many or memory is short."""
         if len(self._sessions) >= MOST_SESSIONS or repl.memory_left() < repl.SESSION_MEMORY:
+            repl.refuse("sessions without room")
             return None
         if self.interrupter is None:
             self.interrupter = interrupt.Interrupter()

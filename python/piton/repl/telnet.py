@@ -7,6 +7,8 @@ whatever comes: a subnegotiation longer than ``LONGEST`` is dropped, and every a
 answers.
 """
 
+from piton import repl
+
 IAC, DONT, DO, WONT, WILL, SB = 255, 254, 253, 252, 251, 250
 EL, EC, AYT, AO, IP, BREAK, DATA_MARK, NOP, SE = 248, 247, 246, 245, 244, 243, 242, 241, 240
 ABORT, SUSPEND, END_OF_FILE = 238, 237, 236
@@ -96,7 +98,9 @@ class Telnet:
             else:
                 # The end, or a command that does not belong here and ends it too.
                 self._state = _DATA
-                if byte == SE:
+                if len(self._sub) == LONGEST:
+                    repl.refuse("telnet subnegotiations that are too long")
+                elif byte == SE:
                     self._subnegotiated(bytes(self._sub))
                 else:
                     self._command(byte, keys)
@@ -159,6 +163,7 @@ class Telnet:
                 state.discard(option)
                 self.reply += bytes((IAC, no, option))
         elif option not in wanted:
+            repl.refuse("telnet options")
             self.reply += bytes((IAC, no, option))
         elif option not in state:
             state.add(option)

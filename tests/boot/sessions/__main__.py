@@ -400,6 +400,7 @@ def bad_input_is_survived():
         client.close()
     client = nc()
     client.ask(b"2*21\n", b"42")
+    client.ask(b"sorted(piton.net.stats().sessions)\n", b"clients without room', 'lines that are too long")
     client.close()
 
 
