@@ -1,14 +1,10 @@
 //! Debian's own programs that try a system hard: stress-ng and trinity, with the libraries they need.
 //!
-//! They are no part of a root image: [`archive`] fetches them once, by the crate `cpython`, and packs them with the Python
-//! program that runs them in the guest.
-
-use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
+//! They are no part of a root image: [`archive`] fetches them once, and packs them with the Python program that runs them
+//! in the guest.
 
 use board::workspace;
-use tests::archive;
+use tests::{archive, debian};
 
 /// Package, file, and its name in the archive.
 const FILES: &[(&str, &str, &str)] =
@@ -36,34 +32,13 @@ const LIBRARIES: &[(&str, &str)] = &[
     ("libxxhash0", "libxxhash.so.0"),
 ];
 
-/// Fetches a file of a package into `build/`, unless it is there.
-///
-/// # Panics
-/// When it cannot be had.
-fn fetch(package: &str, file: &str, name: &str) -> Vec<u8> {
-    let out: PathBuf = workspace::root().join("build/cache/stress/arm64").join(name);
-    fs::create_dir_all(out.parent().expect("a folder")).expect("the folder can be made");
-    let status = Command::new(workspace::cargo())
-        .args(["run", "--quiet", "--package", "cpython", "--", "fetch", package, "--file", file, "--out"])
-        .arg(&out)
-        .current_dir(workspace::root())
-        .status()
-        .expect("cargo starts");
-    assert!(status.success(), "{file} of Debian's package {package} could not be fetched");
-    fs::read(&out).unwrap_or_else(|e| panic!("{}: {e}", out.display()))
-}
-
 /// The programs, and what runs them, as one file that Python executes.
 ///
 /// # Panics
 /// When something cannot be had.
 pub fn archive() -> Vec<u8> {
-    let mut files: Vec<(String, Vec<u8>)> =
-        FILES.iter().map(|(package, file, name)| ((*name).to_owned(), fetch(package, file, name))).collect();
-    for (package, library) in LIBRARIES {
-        let name = format!("lib/{library}");
-        let file = format!("usr/lib/aarch64-linux-gnu/{library}.*");
-        files.push((name.clone(), fetch(package, &file, &name)));
-    }
+    let programs = FILES.iter().map(|(package, file, name)| debian::file(package, file, name));
+    let libraries = LIBRARIES.iter().map(|(package, library)| debian::library(package, library));
+    let files: Vec<_> = programs.chain(libraries).collect();
     archive::with_files(&[(&workspace::root().join("tests/robustness/stress_ng"), "")], &files)
 }

@@ -3,13 +3,15 @@
 //! [`Guest`] is one booted machine: it is sent text, waited on for text, and ends with an exit status; [`screen`] takes
 //! the control sequences out of what it writes. [`script`] runs a Python file through the `board` program as a user
 //! does; [`host`] runs what talks with the machine from outside. For the tests of bad input [`image`] makes broken boot
-//! images, [`tree`] changes device trees and [`raw`] enters the image as a boot loader may.
+//! images, [`tree`] changes device trees and [`raw`] enters the image as a boot loader may. [`debian`] fetches
+//! programs that are in no image.
 //!
 //! Failures panic with the end of the guest's output; the whole of it is left in `build/test-logs/NAME.log`.
 
 #![forbid(unsafe_code)]
 
 pub mod archive;
+pub mod debian;
 pub mod guest;
 pub mod host;
 pub mod image;
