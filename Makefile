@@ -6,6 +6,7 @@
 # Variables of put and get: FILE=from TO=to ADDRESS=127.0.0.1:5556
 # Variables of test-cpython: ONLY='test_os test_asyncio' SYSTEM=piton|linux|both JOBS=2 LIMIT=seconds FRESH=1 FAILED=1
 # STALE=keep
+# Variables of packages: PACKAGES='requests numpy'
 
 CARGO  ?= cargo
 BOARD  := $(CARGO) board
@@ -25,7 +26,7 @@ SUITE = $(if $(ONLY),--only '$(ONLY)') $(if $(SYSTEM),--system '$(SYSTEM)') $(if
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup setup-tests image-arm64 run-arm64 put get lint test test-cpython fuzz robustness soak stress bench clean
+.PHONY: help setup setup-tests image-arm64 run-arm64 put get lint test test-cpython fuzz robustness soak packages stress bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' Makefile | awk -F'|' '{ printf "make %-13s %s\n", $$1, $$2 }'
@@ -74,6 +75,10 @@ robustness: image-arm64 ## random system calls and heavy load on the machine for
 
 soak: image-arm64 ## 64 sessions at once from the host, for long; SECONDS=3600
 	@PITON_SOAK=$(or $(SECONDS),3600) $(CARGO) test --package tests --test boot -- --nocapture as_many_sessions
+
+packages: image-arm64 ## pip in the machine installs large packages from the host's index; PACKAGES='requests numpy'
+	@PITON_PACKAGES='$(or $(PACKAGES),requests numpy pillow cryptography pydantic)' \
+	    $(CARGO) test --package tests --test net -- --nocapture packages_are
 
 stress: image-arm64 ## Debian's stress-ng, every stressor, and trinity on the machine; SECONDS=1 TRINITY=60 CPUS=1 ONLY= LIMIT=5400
 	@PITON_STRESS=$(or $(SECONDS),1) PITON_TRINITY=$(or $(TRINITY),60) PITON_CPUS=$(or $(CPUS),1) PITON_ONLY='$(ONLY)' \

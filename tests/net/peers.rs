@@ -11,7 +11,8 @@ use tests::Guest;
 use tests::host::free_port;
 use tests::script::{Outcome, run_on};
 
-const PROGRAM: &str = include_str!("guest.py");
+/// The guest's program.
+pub const PROGRAM: &str = include_str!("guest.py");
 /// Far more than a test takes.
 const SECONDS: u32 = 240;
 /// How long the guest may take to listen.
@@ -30,19 +31,26 @@ fn forward_nowhere() -> String {
 
 /// Starts the guest's program as a server behind a port of the host, and waits until it listens.
 fn server(name: &str, arguments: &[&str]) -> (Guest, u16) {
+    let (guest, ports) = serve_on(name, PROGRAM.as_bytes(), arguments, &[8000]);
+    (guest, ports[0])
+}
+
+/// Starts a program in the guest, with a port of the host for each of these of the guest, and waits until it listens.
+pub fn serve_on(name: &str, program: &[u8], arguments: &[&str], ports: &[u16]) -> (Guest, Vec<u16>) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let script = folder.path().join("guest.py");
-    std::fs::write(&script, PROGRAM).expect("the script can be written");
-    let port = free_port();
+    std::fs::write(&script, program).expect("the script can be written");
+    let forward: Vec<(u16, u16)> = ports.iter().map(|port| (free_port(), *port)).collect();
+    let own = forward.iter().map(|(own, _)| *own).collect();
     let options = Options {
-        network: Network::User { forward: vec![(port, 8000)], restricted: true },
+        network: Network::User { forward, restricted: false },
         script: Some(script),
         arguments: arguments.iter().map(ToString::to_string).collect(),
         ..Options::default()
     };
     let mut guest = Guest::boot(name, options).keeping(folder);
     guest.wait_for("listening", READY);
-    (guest, port)
+    (guest, own)
 }
 
 /// The pattern of `guest.py`.
@@ -57,7 +65,8 @@ fn pattern(seed: &str, size: usize) -> Vec<u8> {
     output.stdout
 }
 
-fn digest(bytes: &[u8]) -> String {
+/// The SHA-256.
+pub fn digest(bytes: &[u8]) -> String {
     let mut child = Command::new("sha256sum")
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
@@ -86,6 +95,31 @@ fn dhcp_and_router_advertisements_give_addresses_routes_and_a_name_server() {
         "ipv6 ['fec0000000000000505400fffe123456', '02', '40', '40',",
         "source 10.0.2.15",
         "arp True",
+    ] {
+        outcome.expect_output(line);
+    }
+}
+
+#[test]
+fn piton_net_shows_interfaces_routes_connections_and_what_was_dropped() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    let late = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).expect("the same port for datagrams");
+    thread::spawn(move || {
+        let mut bytes = [0; 100];
+        let (len, from) = late.recv_from(&mut bytes).expect("the guest asks");
+        thread::sleep(Duration::from_millis(500));
+        late.send_to(&bytes[..len], from).expect("QEMU listens");
+    });
+    let outcome = guest("net_seen", &["seen", &port.to_string()]);
+    outcome.expect_status(0);
+    for line in [
+        "eth0  2      yes  yes   52:54:00:12:34:56  1500   10.0.2.15/24",
+        "10.0.2.0/24",
+        &format!("connection tcp established True 10.0.2.2:{port}"),
+        "owned True",
+        "dropped 1",
+        "datagrams for no socket (Udp.NoPorts)",
     ] {
         outcome.expect_output(line);
     }

@@ -1,6 +1,7 @@
 //! Programs of the host that talk with a booted machine.
 
 use std::ffi::OsStr;
+use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,6 +26,12 @@ pub fn mpremote() -> PathBuf {
     let path = workspace::root().join("build/tools/mpremote/bin/mpremote");
     assert!(path.exists(), "{} does not exist; make it with `sh board/setup.sh tests`", path.display());
     path
+}
+
+/// Says that a test was skipped, where it is seen: the test runner shows no output of a test that passes.
+pub fn skipped(name: &str, reason: &str) {
+    // Written past the runner, which collects what the print macros write. Nobody to tell is no failure.
+    let _ = writeln!(std::io::stderr(), "\nSKIPPED {name}: {reason}");
 }
 
 /// Runs a Python program of this repository on the host and returns what it wrote.
