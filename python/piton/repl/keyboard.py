@@ -52,6 +52,10 @@ class Keyboard:
             if searched >= most or not self._fill():
                 return self.take(most)
 
+    def has_some(self) -> bool:
+        """Whether something has been read from the descriptor and was not asked for."""
+        return bool(self._waiting)
+
     def drop_if_next(self, byte: int) -> None:
         """Take *byte* out if it is next and has come already."""
         if self._waiting and self._waiting[0] == byte:

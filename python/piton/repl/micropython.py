@@ -29,6 +29,20 @@ def mounts() -> list[tuple[str, str]]:
         return [(words[0], words[1]) for line in file if len(words := line.split()) > 1]
 
 
+def mount(filesystem, place: str) -> None:
+    """Lend this session a folder of the host: what ``mpremote mount`` asks for."""
+    from piton.repl import remote
+
+    remote.mount(filesystem, place)
+
+
+def umount(place: str) -> None:
+    """Take it away again."""
+    from piton.repl import remote
+
+    remote.umount(place)
+
+
 class RTC:
     """The wall clock: year, month, day, day of the week from Monday on, hour, minute, second, microsecond."""
 
@@ -60,7 +74,14 @@ def offer() -> None:
         sys.modules["machine"] = _machine()
     if not hasattr(os, "ilistdir"):
         os.ilistdir = ilistdir
+    for function in mount, umount:
+        if not hasattr(os, function.__name__):
+            setattr(os, function.__name__, function)
     sys.modules.setdefault("uos", os)
+    if "micropython" not in sys.modules and importlib.util.find_spec("micropython") is None:
+        module = types.ModuleType("micropython", "What MicroPython's tools ask of the module of that name.")
+        module.const, module.kbd_intr = lambda value: value, lambda key: None
+        sys.modules["micropython"] = module
     if "vfs" not in sys.modules:
         vfs = types.ModuleType("vfs", "The file systems, as MicroPython's module of that name lists them.")
         vfs.mount = mounts

@@ -261,6 +261,8 @@ class Session:
         if wakeup >= 0:
             os.close(wakeup)
         descriptors.let_go(self)
+        if (remote := sys.modules.get("piton.repl.remote")) is not None:
+            remote.forget(self)
         silent = Nowhere()
         self.system.clear()
         self.system.update(stdin=silent, stdout=silent, stderr=silent)

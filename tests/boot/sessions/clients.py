@@ -255,6 +255,50 @@ def mpremote_installs_packages():
     assert mpremote("exec", found, "rm", "-r", ":/tmp/lib").startswith("42\n")
 
 
+def mpremote_lends_a_folder():
+    with tempfile.TemporaryDirectory() as folder:
+        os.mkdir(f"{folder}/package")
+        for name, text in (
+            ("probe.py", "answer = 42\n"),
+            ("package/__init__.py", "from probe import answer as other\n"),
+            ("text", "grüße\n" * 1000),
+        ):
+            with open(f"{folder}/{name}", "w") as file:
+                file.write(text)
+        with open(f"{folder}/script.py", "w") as file:
+            file.write(LENT)
+        told = mpremote("mount", folder, "run", f"{folder}/script.py")
+        assert told.endswith("42 42 ['package', 'probe.py', 'script.py', 'text']\n1000 True\nno none\n"), told
+        with open(f"{folder}/made/out", "rb") as file:
+            assert file.read() == bytes(range(256)) * 100
+        assert os.listdir(folder + "/made") == ["out"]
+        told = mpremote("mount", folder, "ls", "+", "exec", "print(open('text').readline())")
+        assert " made/\n" in told and "grüße\n" in told, told
+    # When the tool has gone, all is as before.
+    told = mpremote("exec", "import os; print(os.getcwd(), os.stat)")
+    assert told == "/root <built-in function stat>\n", told
+
+
+#: What uses a mounted folder in every way.
+LENT = """\
+import os, probe, package
+print(probe.answer, package.other, sorted(os.listdir()))
+with open("text") as file:
+    print(len(file.readlines()), os.path.isdir("/remote/package"))
+os.mkdir("made")
+with open("made/part", "wb") as file:
+    file.write(bytes(range(256)) * 100)
+os.rename("made/part", "/remote/made/out")
+with open("made/other", "x") as file:
+    pass
+os.remove("made/other")
+try:
+    open("none")
+except FileNotFoundError as error:
+    print("no", error.filename.rpartition("/")[2])
+"""
+
+
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     """A server of files that says nothing."""
 
@@ -309,6 +353,7 @@ TESTS = (
     mpremote_runs_scripts,
     mpremote_copies_files,
     mpremote_installs_packages,
+    mpremote_lends_a_folder,
     mpremote_has_a_prompt,
 )
 signal.alarm(ALL)
