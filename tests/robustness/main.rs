@@ -9,17 +9,11 @@
 #![forbid(unsafe_code)]
 
 use std::env;
-use std::str::FromStr;
 
 use board::workspace;
-use tests::{archive, script};
+use tests::{archive, script, setting};
 
 mod debian;
-
-/// The value of a variable, or what stands for it.
-fn setting<T: FromStr>(name: &str, otherwise: T) -> T {
-    env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(otherwise)
-}
 
 #[test]
 fn random_system_calls_do_no_harm() {

@@ -24,3 +24,8 @@ pub mod suite;
 pub mod tree;
 
 pub use guest::Guest;
+
+/// The value of a variable, or what stands for it.
+pub fn setting<T: std::str::FromStr>(name: &str, otherwise: T) -> T {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(otherwise)
+}

@@ -14,7 +14,7 @@ use abi::{Errno, Result, net};
 use klib::net::{
     Duration, Instant,
     stack::NotSent,
-    tcp::{CongestionControl, Connection, State},
+    tcp::{Connection, State},
 };
 
 use super::{
@@ -82,8 +82,6 @@ pub struct WireState {
     pub heard: Instant,
     /// See [`heard`](Self::heard).
     pub moved: Instant,
-    /// The number of the next byte that the other end sends.
-    pub next: u32,
     began: Instant,
     state: State,
     timing: Timing,
@@ -142,7 +140,7 @@ impl WireState {
             }
         }
         if self.send_shut && self.outbox.available(true) == 0 {
-            connection.socket().close();
+            connection.close();
         }
         connection.socket().set_nagle_enabled(!self.timing.no_delay);
     }
@@ -289,7 +287,6 @@ impl Wire {
         let mut charge = Charge::default();
         let socket = connection.socket();
         charge.add(socket.recv_capacity() + socket.send_capacity());
-        socket.set_congestion_control(CongestionControl::Reno);
         let hops = shared.ip.lock().hop_limit(key.2);
         socket.set_hop_limit(Some(u8::try_from(hops).unwrap_or(u8::MAX).max(1)));
         let state = WireState {
@@ -297,7 +294,6 @@ impl Wire {
             connection: Some(connection),
             heard: now,
             moved: now,
-            next: 0,
             began: now,
             timing,
             inbox: Flow::default(),

@@ -398,7 +398,6 @@ impl Machine<'_> {
         if let Some(packet) = packet {
             state.heard = now;
             stack.tcp_input(self, connection, &packet.plain(), now);
-            state.next = behind(packet.payload());
             if connection.queued().1 < queued.1 {
                 // Acknowledged: whoever is in between is there.
                 stack.confirm(packet.source, now);
@@ -412,7 +411,7 @@ impl Machine<'_> {
         state.feed();
         let Some(connection) = &mut state.connection else { return outcome };
         let output = stack.tcp_output(self, connection, now);
-        let (after, left) = (connection.state(), connection.queued());
+        let (after, left, next) = (connection.state(), connection.queued(), connection.next());
         outcome.wake = before != after || left != queued;
         let was_new = matches!(before, State::SynSent | State::SynReceived);
         outcome.established =
@@ -443,12 +442,8 @@ impl Machine<'_> {
             outcome.wake = true;
             return outcome;
         }
-        if after == State::TimeWait && state.is_orphan() {
-            outcome.waits = Some(state.next);
-            if let Some(packet) = packet {
-                // smoltcp may have put the answer to the last segment off.
-                self.acknowledge(stack, packet, now);
-            }
+        if after == State::TimeWait && state.is_orphan() && output != Output::NoRoom {
+            outcome.waits = Some(next);
             state.end(None);
             outcome.over = Some(None);
             return outcome;

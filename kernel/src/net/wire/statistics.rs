@@ -103,8 +103,8 @@ pub fn snmp() -> Vec<u8> {
         "Tcp",
         &[
             ("RtoAlgorithm", 1),
-            ("RtoMin", 1000),
-            ("RtoMax", 60000),
+            ("RtoMin", 200),
+            ("RtoMax", 120_000),
             ("MaxConn", u64::MAX),
             ("ActiveOpens", made.active),
             ("PassiveOpens", made.passive),

@@ -1,0 +1,169 @@
+//! Noise: frames of all kinds that a stack looks at, changed at random, and more beginnings than a listener takes.
+
+use std::time::Duration;
+
+use klib::net::packet::{self, Outgoing};
+use tests::setting;
+
+use crate::cable::{Cable, Faults, GUEST, GUEST_MAC, LIMIT, PEER, PEER_MAC, Peer, boot};
+
+/// Frames that noise begins with: all that a stack looks at.
+fn seeds() -> Vec<Vec<u8>> {
+    let mut tcp_segment = vec![0x10, 0, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x60, 2, 0xff, 0xff, 0, 0, 0, 0, 2, 4, 5, 0xb4];
+    let syn = whole(packet::TCP, &tcp_segment);
+    tcp_segment[13] = 0x18;
+    let data = whole(packet::TCP, &tcp_segment);
+    let mut dhcp = vec![0; 300];
+    dhcp[..8].copy_from_slice(&[0, 67, 0, 68, 1, 44, 0, 0]);
+    let v6 = |kind: u8, len: usize| {
+        let mut bytes = vec![0; 40 + len];
+        bytes[0] = 0x60;
+        bytes[4..8].copy_from_slice(&[0, len as u8, packet::ICMPV6, 255]);
+        bytes[8..10].copy_from_slice(&[0xfe, 0x80]);
+        bytes[24..40].copy_from_slice(&[0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        bytes[40] = kind;
+        frame(0x86dd, &bytes)
+    };
+    let echo = [8, 0, 0, 0, 0, 1, 0, 1, 1, 2, 3, 4];
+    let udp = [0, 9, 0, 80, 0, 12, 0, 0, 1, 2, 3, 4];
+    vec![
+        arp(1),
+        arp(2),
+        syn,
+        data,
+        whole(packet::ICMP, &echo),
+        whole(packet::ICMP, &[3; 60]),
+        whole(packet::UDP, &udp),
+        whole(packet::UDP, &dhcp),
+        whole(packet::IGMP, &[0x11, 10, 0, 0, 0, 0, 0, 0]),
+        v6(134, 64),
+        v6(135, 32),
+        v6(136, 32),
+        v6(128, 16),
+        v6(130, 24),
+        v6(2, 64),
+    ]
+}
+
+fn head(protocol: u8) -> Outgoing {
+    let (source, destination) = (PEER.into(), GUEST.into());
+    Outgoing { source, destination, protocol, hop_limit: 64, traffic_class: 0, may_fragment: true }
+}
+
+/// Puts the checksums of a packet of IPv4 right.
+fn mend(frame: &mut [u8]) {
+    let Some(packet) = frame.get_mut(14..).filter(|packet| packet.len() > 28 && packet[0] == 0x45) else { return };
+    packet[10..12].fill(0);
+    let checksum = packet::finish(packet::sum(&packet[..20])).to_be_bytes();
+    packet[10..12].copy_from_slice(&checksum);
+    let protocol = packet[9];
+    let end = usize::from(packet::word(packet, 2));
+    let Some(payload) = packet.get_mut(20..end) else { return };
+    match protocol {
+        packet::TCP => head(protocol).write_checksum(payload, 16),
+        packet::UDP => head(protocol).write_checksum(payload, 6),
+        packet::ICMP | packet::IGMP if payload.len() > 4 => {
+            payload[2..4].fill(0);
+            let checksum = packet::finish(packet::sum(payload)).to_be_bytes();
+            payload[2..4].copy_from_slice(&checksum);
+        }
+        _ => {}
+    }
+}
+
+/// A frame of the peer's with a packet of IPv4.
+fn whole(protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 20];
+    bytes.extend(payload);
+    head(protocol).write_header(&mut bytes, 1, None);
+    frame(0x0800, &bytes)
+}
+
+fn frame(kind: u16, body: &[u8]) -> Vec<u8> {
+    [&GUEST_MAC[..], &PEER_MAC, &kind.to_be_bytes(), body].concat()
+}
+
+/// ARP from the peer to the guest: a request or a reply.
+fn arp(operation: u8) -> Vec<u8> {
+    let head = [0, 1, 8, 0, 6, 4, 0, operation];
+    frame(0x0806, &[&head[..], &PEER_MAC, &PEER.octets(), &[0; 6], &GUEST.octets()].concat())
+}
+
+/// Sends frames only as fast as the guest takes them: behind each bunch an echo request, which the guest answers when it
+/// has taken what was before it.
+#[derive(Default)]
+struct Pace {
+    number: u16,
+    in_bunch: usize,
+}
+
+impl Pace {
+    /// Marks the echo requests.
+    const IDENT: u16 = 0x5a5a;
+    /// What a guest that has just no time may take.
+    const PATIENCE: Duration = Duration::from_millis(200);
+
+    fn sent(&mut self, cable: &Cable) {
+        self.in_bunch += 1;
+        if self.in_bunch < 32 {
+            return;
+        }
+        self.in_bunch = 0;
+        self.number = self.number.wrapping_add(1);
+        let mut ping = whole(packet::ICMP, &[8, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4]);
+        ping[38..40].copy_from_slice(&Self::IDENT.to_be_bytes());
+        ping[40..42].copy_from_slice(&self.number.to_be_bytes());
+        mend(&mut ping);
+        let answer = [Self::IDENT.to_be_bytes(), self.number.to_be_bytes()].concat();
+        let mut bytes = [0; 2048];
+        // The noise may have said that the peer has another address.
+        if cable.send(&arp(2)) && cable.send(&ping) {
+            while let Some(len) = cable.receive(&mut bytes, Self::PATIENCE) {
+                if len >= 42 && bytes[23] == packet::ICMP && bytes[34] == 0 && bytes[38..42] == answer {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Sends changed frames to the guest until it ends.
+fn noise(mut cable: Cable) -> Peer {
+    let (seeds, mut pace) = (seeds(), Pace::default());
+    Peer::start(move || {
+        let random = &mut cable.random;
+        let mut frame = seeds[random.below(seeds.len() as u64) as usize].clone();
+        for _ in 0..random.below(5) {
+            let at = random.below(frame.len() as u64) as usize;
+            frame[at] = [random.next() as u8, frame[at].wrapping_add(1), 0xff, 0][random.below(4) as usize];
+        }
+        if random.below(5) == 0 {
+            frame.truncate(14 + random.below(frame.len() as u64 - 13) as usize);
+        }
+        if random.below(3) > 0 {
+            mend(&mut frame);
+        }
+        cable.send(&frame);
+        pace.sent(&cable);
+    })
+}
+
+/// The number behind a name in the guest's output.
+fn number(output: &str, name: &str) -> u64 {
+    let value = output.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+    value.trim().parse().unwrap_or_else(|_| panic!("no {name:?} in\n{output}"))
+}
+
+#[test]
+fn noise_on_the_wire_is_dropped_and_counted() {
+    let frames: u64 = setting("PITON_FRAMES", 50_000);
+    let (cable, network) = Cable::new(Faults::default(), setting("PITON_SEED", 99));
+    let _peer = noise(cable);
+    let guest = boot("net_noise", network, "off", &["listen_to_noise", &frames.to_string()]);
+    let (status, output) = guest.finish(LIMIT + Duration::from_millis(frames));
+    assert_eq!(status, 0, "{output}");
+    assert!(output.contains("still there"), "{output}");
+    assert!(number(&output, "frames") >= frames, "{output}");
+    assert!(number(&output, "dropped") > frames / 10, "{output}");
+    assert!(number(&output, "lost") < 24, "{output}");
+}
