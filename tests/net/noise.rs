@@ -105,7 +105,7 @@ impl Pace {
 
     fn sent(&mut self, cable: &Cable) {
         self.in_bunch += 1;
-        if self.in_bunch < 32 {
+        if self.in_bunch < 96 {
             return;
         }
         self.in_bunch = 0;
@@ -156,7 +156,7 @@ fn number(output: &str, name: &str) -> u64 {
 
 #[test]
 fn noise_on_the_wire_is_dropped_and_counted() {
-    let frames: u64 = setting("PITON_FRAMES", 50_000);
+    let frames: u64 = setting("PITON_FRAMES", 20_000);
     let (cable, network) = Cable::new(Faults::default(), setting("PITON_SEED", 99));
     let _peer = noise(cable);
     let guest = boot("net_noise", network, "off", &["listen_to_noise", &frames.to_string()]);

@@ -255,6 +255,9 @@ impl<T: Transport + Send> Net for VirtioNet<T> {
 
     fn start(&self, events: Arc<dyn NetEvents>) {
         self.events.call_once(|| events);
+        // Frames may have come before anybody heard of the interrupt. One that is signalled by its edge comes only once
+        // until it is acknowledged.
+        self.handle_irq();
     }
 
     fn receive(&self, use_frame: &mut dyn FnMut(&[u8])) -> bool {
@@ -599,7 +602,10 @@ mod tests {
         }
         let (device, net) = start(|_| {}).unwrap();
         let count = Arc::new(Count(StdMutex::new(0)));
+        device.0.lock().unwrap().causes = 1;
         net.start(count.clone());
+        assert_eq!(device.0.lock().unwrap().causes, 0, "one from before is acknowledged");
+        assert_eq!(core::mem::take(&mut *count.0.lock().unwrap()), 1);
         assert!(net.link_is_up());
         {
             let mut device = device.0.lock().unwrap();
