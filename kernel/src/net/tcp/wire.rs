@@ -82,8 +82,18 @@ pub struct WireState {
     pub heard: Instant,
     /// See [`heard`](Self::heard).
     pub moved: Instant,
+    /// Since the connection was last worked on: a segment has come, something was acknowledged, there is more or less in
+    /// its buffers, a reset has come.
+    pub waits: bool,
+    /// See [`waits`](Self::waits).
+    pub acknowledged: bool,
+    /// See [`waits`](Self::waits).
+    pub changed: bool,
+    /// See [`waits`](Self::waits).
+    pub reset: bool,
+    /// As of when it was last worked on.
+    pub state: State,
     began: Instant,
-    state: State,
     timing: Timing,
     inbox: Flow,
     outbox: Flow,
@@ -294,6 +304,10 @@ impl Wire {
             connection: Some(connection),
             heard: now,
             moved: now,
+            waits: false,
+            acknowledged: false,
+            changed: false,
+            reset: false,
             began: now,
             timing,
             inbox: Flow::default(),

@@ -99,6 +99,8 @@ pub struct Connections {
     stalled: Vec<Arc<Wire>>,
     /// Those with something to do at once.
     again: Vec<Arc<Wire>>,
+    /// Those that segments have come for in this batch.
+    touched: Vec<Arc<Wire>>,
     errors: Vec<(Key, Reason, u32)>,
     half_open: BTreeMap<u64, Key>,
     next_id: u64,
@@ -242,7 +244,7 @@ impl Machine<'_> {
     pub(super) fn take_segment(&mut self, stack: &mut Stack, packet: &Packet<'_>, now: Instant) {
         let key = key_of(packet);
         if let Some(wire) = self.connections.table.get(&key).cloned() {
-            self.drive(stack, &wire, Some(packet), now);
+            self.take(stack, wire, packet, now);
             return;
         }
         let segment = packet.payload();
@@ -287,7 +289,32 @@ impl Machine<'_> {
         let listener = Arc::downgrade(&listener);
         let wire = self.connections.add(self.ethernet, key, connection, admission, listener, true, now);
         self.connections.half_open.insert(wire.id, key);
-        self.drive(stack, &wire, None, now);
+        self.drive(stack, &wire, now);
+    }
+
+    /// Gives a connection a segment. What comes of it is done once for all segments of a batch, so that they are
+    /// acknowledged together and wake the socket once; but at once where the connection is in another state now.
+    fn take(&mut self, stack: &mut Stack, wire: Arc<Wire>, packet: &Packet<'_>, now: Instant) {
+        let (moved, is_first) = {
+            let mut guard = wire.state.lock();
+            let state = &mut *guard;
+            let Some(connection) = &mut state.connection else { return };
+            let (before, queued) = (connection.state(), connection.queued());
+            stack.tcp_input(self, connection, &packet.plain(), now);
+            let (after, left) = (connection.state(), connection.queued());
+            state.heard = now;
+            if left.1 < queued.1 {
+                (state.moved, state.acknowledged) = (now, true);
+            }
+            state.reset |= before != after && is_reset(packet.payload());
+            state.changed |= left != queued;
+            (before != after, !core::mem::replace(&mut state.waits, true))
+        };
+        if moved {
+            self.drive(stack, &wire, now);
+        } else if is_first {
+            self.connections.touched.push(wire);
+        }
     }
 
     /// Drops the connection that has been incomplete for longest.
@@ -325,11 +352,11 @@ impl Machine<'_> {
         let _ = stack.send(self, &head, &answer, now);
     }
 
-    /// Works on a connection: takes a segment for it, sends what is due.
-    pub(super) fn drive(&mut self, stack: &mut Stack, wire: &Arc<Wire>, packet: Option<&Packet<'_>>, now: Instant) {
+    /// Works on a connection: sends what is due, and sees to what has come of its segments.
+    pub(super) fn drive(&mut self, stack: &mut Stack, wire: &Arc<Wire>, now: Instant) {
         let outcome = {
             let mut state = wire.state.lock();
-            self.work(stack, &mut state, wire, packet, now)
+            self.work(stack, &mut state, wire, now)
         };
         let connections = &mut self.connections;
         let counts = &mut connections.counts;
@@ -371,14 +398,7 @@ impl Machine<'_> {
         }
     }
 
-    fn work(
-        &mut self,
-        stack: &mut Stack,
-        state: &mut WireState,
-        wire: &Wire,
-        packet: Option<&Packet<'_>>,
-        now: Instant,
-    ) -> Outcome {
+    fn work(&mut self, stack: &mut Stack, state: &mut WireState, wire: &Wire, now: Instant) -> Outcome {
         let mut outcome = Outcome {
             next: None,
             stalled: false,
@@ -390,19 +410,15 @@ impl Machine<'_> {
             reset: false,
             timed_out: false,
         };
+        state.waits = false;
         let Some(connection) = &mut state.connection else {
             outcome.over = Some(None);
             return outcome;
         };
-        let (before, queued) = (connection.state(), connection.queued());
-        if let Some(packet) = packet {
-            state.heard = now;
-            stack.tcp_input(self, connection, &packet.plain(), now);
-            if connection.queued().1 < queued.1 {
-                // Acknowledged: whoever is in between is there.
-                stack.confirm(packet.source, now);
-                state.moved = now;
-            }
+        let (before, queued) = (state.state, connection.queued());
+        if core::mem::take(&mut state.acknowledged) {
+            // Whoever is in between is there.
+            stack.confirm(wire.key.2.into(), now);
         }
         if state.is_orphan() && state.connection.as_ref().is_some_and(|connection| connection.queued().0 > 0) {
             // Nobody will read it (RFC 9293, 3.6: as Linux resets what comes after close(2)).
@@ -412,7 +428,7 @@ impl Machine<'_> {
         let Some(connection) = &mut state.connection else { return outcome };
         let output = stack.tcp_output(self, connection, now);
         let (after, left, next) = (connection.state(), connection.queued(), connection.next());
-        outcome.wake = before != after || left != queued;
+        outcome.wake = core::mem::take(&mut state.changed) || before != after || left != queued;
         let was_new = matches!(before, State::SynSent | State::SynReceived);
         outcome.established =
             was_new && !matches!(after, State::SynSent | State::SynReceived | State::Closed | State::Listen);
@@ -435,9 +451,8 @@ impl Machine<'_> {
         }
         let sent_all = matches!(output, Output::Until(None));
         if matches!(after, State::Closed | State::Listen) && (sent_all || after == State::Listen) {
-            let came = packet.is_some_and(|packet| is_reset(packet.payload()));
-            outcome.reset = came;
-            let error = state.closed(before, came);
+            outcome.reset = state.reset;
+            let error = state.closed(before, state.reset);
             outcome.over = Some(error);
             outcome.wake = true;
             return outcome;
@@ -464,11 +479,12 @@ impl Machine<'_> {
 
     /// Works on the connections whose time has come, and those with something to do at once.
     pub(super) fn poll_connections(&mut self, stack: &mut Stack, now: Instant) {
+        self.settle(stack, now);
         for (key, reason, sequence) in core::mem::take(&mut self.connections.errors) {
             self.tell(stack, key, reason, sequence, now);
         }
         for wire in core::mem::take(&mut self.connections.again) {
-            self.drive(stack, &wire, None, now);
+            self.drive(stack, &wire, now);
         }
         let mut due = Vec::new();
         while let Some(entry) = self.connections.timers.first_entry()
@@ -479,14 +495,25 @@ impl Machine<'_> {
             due.push(wire);
         }
         for wire in due {
-            self.drive(stack, &wire, None, now);
+            self.drive(stack, &wire, now);
         }
+    }
+
+    /// Works on those that segments have come for.
+    fn settle(&mut self, stack: &mut Stack, now: Instant) {
+        let mut touched = core::mem::take(&mut self.connections.touched);
+        for wire in touched.drain(..) {
+            if wire.state.lock().waits {
+                self.drive(stack, &wire, now);
+            }
+        }
+        self.connections.touched = touched;
     }
 
     /// Works on those that found no room.
     pub(super) fn retry(&mut self, stack: &mut Stack, now: Instant) {
         for wire in core::mem::take(&mut self.connections.stalled) {
-            self.drive(stack, &wire, None, now);
+            self.drive(stack, &wire, now);
         }
     }
 
@@ -506,7 +533,7 @@ impl Machine<'_> {
             if let Some(connection) = &mut wire.state.lock().connection {
                 connection.mtu = path_mtu(told, connection.mtu, key.0.is_v4());
             }
-            self.drive(stack, &wire, None, now);
+            self.drive(stack, &wire, now);
         } else if wire.is_connecting() {
             wire.give_up(Some(crate::net::udp::errno(reason)));
             self.connections.forget(&wire);

@@ -207,7 +207,7 @@ impl Ethernet {
                 self.room.wake_all();
                 self.with(|inner, now| inner.retry(self, now));
             }
-            if came == 0 {
+            if came < BATCH {
                 if !self.device.set_receive_interrupt(true) {
                     return;
                 }
@@ -281,7 +281,7 @@ impl Ethernet {
     pub(super) fn drive(&'static self, wire: &Arc<Wire>) {
         let earlier = self.with(|inner, now| {
             let Inner { stack, connections, .. } = inner;
-            Machine { ethernet: self, connections }.drive(stack, wire, None, now);
+            Machine { ethernet: self, connections }.drive(stack, wire, now);
             inner.is_earlier()
         });
         if earlier {
