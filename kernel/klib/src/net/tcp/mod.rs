@@ -32,8 +32,10 @@ use super::packet::{HEADER_V4, HEADER_V6, Outgoing, TCP, word};
 
 /// An address and a port.
 pub type Place = (IpAddr, u16);
-/// Acknowledgements that wait for an answer wait this long (RFC 9293, 3.8.6.3: less than half a second).
+/// Acknowledgements wait so long for an answer that they can go with, in a conversation (RFC 9293, 3.8.6.3: less than half
+/// a second) and before there is one: a sender that waits for each acknowledgement is not held up much.
 const ACK_DELAY: Duration = Duration::from_millis(40);
+const FIRST_ACK_DELAY: Duration = Duration::from_millis(2);
 /// The longest retransmission timer of smoltcp's.
 const MAX_TIMER: Duration = Duration::from_secs(60);
 
@@ -248,7 +250,7 @@ impl Connection {
             Some(tcp::SocketBuffer::new(bytes))
         };
         let mut socket = tcp::Socket::new(buffer(receive)?, buffer(send)?);
-        socket.set_ack_delay(None);
+        socket.set_ack_delay(Some(FIRST_ACK_DELAY));
         socket.set_congestion_control(CongestionControl::Reno);
         let mut set = SocketSet::new(alloc::vec![SocketStorage::EMPTY]);
         let handle = set.add(socket);
@@ -503,7 +505,8 @@ impl Connection {
         };
         if converses_now != *converses {
             *converses = converses_now;
-            self.socket().set_ack_delay(converses_now.then_some(ACK_DELAY));
+            let delay = if converses_now { ACK_DELAY } else { FIRST_ACK_DELAY };
+            self.socket().set_ack_delay(Some(delay));
         }
         result
     }
