@@ -37,6 +37,14 @@ use crate::{
 /// A line this long is looked through for clients that are gone, and again whenever it has doubled.
 const FIRST_SWEEP: usize = 64;
 
+/// Why a listener has no room.
+pub(in crate::net) enum Crowd {
+    /// Its queue is full of connections that nobody has accepted.
+    Queue,
+    /// Connections that are not complete take what is left of the queue.
+    HalfOpen,
+}
+
 /// What came of an attempt.
 enum Attempt {
     Connected(Arc<Link>, Side),
@@ -352,15 +360,18 @@ impl Endpoint {
     }
 
     /// Somebody outside begins a connection with this listener: what it gets of it, where there is room.
-    pub(in crate::net) fn knock(&self) -> Option<Admission> {
+    pub(in crate::net) fn knock(&self) -> core::result::Result<Admission, Crowd> {
         let mut state = self.state.lock();
         let timing = state.options.timing();
-        let Role::Listening { backlog, pending, half_open, .. } = &mut state.role else { return None };
+        let Role::Listening { backlog, pending, half_open, .. } = &mut state.role else { return Err(Crowd::Queue) };
+        if pending.len() > *backlog {
+            return Err(Crowd::Queue);
+        }
         if pending.len() + *half_open > *backlog {
-            return None;
+            return Err(Crowd::HalfOpen);
         }
         *half_open += 1;
-        Some(Admission { shared: self.shared.inherited(), timing })
+        Ok(Admission { shared: self.shared.inherited(), timing })
     }
 
     /// A connection that [`knock`](Self::knock) let in will not be complete.

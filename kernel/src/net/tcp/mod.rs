@@ -40,6 +40,7 @@ use crate::{
     task::wait::wait_until,
     time::{self, TimerHandle},
 };
+pub(super) use handshake::Crowd;
 use link::{Link, Phase, Side};
 use options::TcpOptions;
 use transport::Transport;

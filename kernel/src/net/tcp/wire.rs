@@ -350,6 +350,11 @@ impl Wire {
         self.endpoint.lock().is_some()
     }
 
+    /// Whether this listener is told of it when it is complete.
+    pub fn is_for(&self, listener: &Arc<Endpoint>) -> bool {
+        self.endpoint.lock().as_ref().is_some_and(|endpoint| core::ptr::eq(endpoint.as_ptr(), Arc::as_ptr(listener)))
+    }
+
     /// Whether a socket of ours waits for it.
     pub fn is_connecting(&self) -> bool {
         !self.passive && self.is_new()

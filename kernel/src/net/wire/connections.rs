@@ -23,7 +23,7 @@ use super::{Ethernet, Machine, random};
 use crate::net::{
     address::IpAddress,
     memory,
-    tcp::{Admission, Endpoint, PORTS, Wire, WireState},
+    tcp::{Admission, Crowd, Endpoint, PORTS, Wire, WireState},
 };
 
 /// The most connections that are not complete (`tcp_max_syn_backlog`).
@@ -268,8 +268,16 @@ impl Machine<'_> {
             stack.tcp_refuse(self, packet, now);
             return;
         };
-        let Some(admission) = listener.knock() else {
-            // The queue is full: who knocks will knock again.
+        let admission = match listener.knock() {
+            Err(Crowd::HalfOpen) => {
+                // The one that has been incomplete for longest gives way: of a flood none will ever be complete.
+                self.evict(|wire| wire.is_for(&listener));
+                listener.knock()
+            }
+            known => known,
+        };
+        let Ok(admission) = admission else {
+            // Who knocks will knock again.
             self.connections.counts.overflows += 1;
             return;
         };
@@ -284,7 +292,7 @@ impl Machine<'_> {
         };
         self.connections.counts.passive += 1;
         if self.connections.half_open.len() >= MAX_HALF_OPEN {
-            self.evict();
+            self.evict(|_| true);
         }
         let listener = Arc::downgrade(&listener);
         let wire = self.connections.add(self.ethernet, key, connection, admission, listener, true, now);
@@ -317,15 +325,14 @@ impl Machine<'_> {
         }
     }
 
-    /// Drops the connection that has been incomplete for longest.
-    fn evict(&mut self) {
-        let Some((_, key)) = self.connections.half_open.pop_first() else { return };
-        if let Some(wire) = self.connections.table.get(&key).cloned() {
-            self.connections.counts.evicted += 1;
-            wire.give_up(None);
-            self.connections.forget(&wire);
-            wire.leave_listener();
-        }
+    /// Drops the connection that has been incomplete for longest, of those that are `meant`.
+    fn evict(&mut self, meant: impl Fn(&Wire) -> bool) {
+        let mut known = self.connections.half_open.values().filter_map(|key| self.connections.table.get(key));
+        let Some(wire) = known.find(|wire| meant(wire)).cloned() else { return };
+        self.connections.counts.evicted += 1;
+        wire.give_up(None);
+        self.connections.forget(&wire);
+        wire.leave_listener();
     }
 
     /// Answers a segment of a connection in TIME_WAIT.
