@@ -69,9 +69,10 @@ fuzz: setup ## fuzz the device-tree view, the ELF loader and EROFS longer than `
 	@PITON_FUZZ_ITERATIONS=$(or $(ITERATIONS),100000) $(CARGO) test --package dtb --package klib \
 	    --test fuzz --test elf_fuzz --test erofs_fuzz -- --nocapture
 
-robustness: image-arm64 ## random system calls and heavy load on the machine for long; SECONDS=3600 COUNT=10000 SEED=1
+robustness: image-arm64 ## random system calls and frames, and heavy load, for long; SECONDS=3600 COUNT=10000 FRAMES=2000000 SEED=1
 	@PITON_SECONDS=$(or $(SECONDS),3600) PITON_COUNT=$(or $(COUNT),10000) PITON_SEED=$(or $(SEED),1) \
-	    $(CARGO) test --package tests --test robustness -- --nocapture --test-threads 1
+	    PITON_FRAMES=$(or $(FRAMES),2000000) \
+	    $(CARGO) test --package tests --test robustness --test net -- --nocapture --test-threads 1
 
 soak: image-arm64 ## 64 sessions at once from the host, for long; SECONDS=3600
 	@PITON_SOAK=$(or $(SECONDS),3600) $(CARGO) test --package tests --test boot -- --nocapture as_many_sessions

@@ -35,6 +35,10 @@ pub struct Faults {
 pub struct Random(u64);
 
 impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -94,7 +98,7 @@ impl Cable {
              remote.type=inet,remote.host=127.0.0.1,remote.port={own}"
         ));
         let (from_guest, to_guest) = (Lane::default(), Lane::default());
-        (Self { socket, guest, faults, random: Random(seed), from_guest, to_guest }, network)
+        (Self { socket, guest, faults, random: Random::new(seed), from_guest, to_guest }, network)
     }
 
     /// Moves frames along.

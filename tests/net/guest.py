@@ -232,6 +232,24 @@ def serve(port):
     sys.stdin.readline()
 
 
+def under_siege(frames, count):
+    """Accepts connections while a flood of beginnings comes that nobody goes on with; memory stays."""
+    server = socket.create_server(("", 80), backlog=128)
+    before = memory_free()
+    for _ in range(int(count)):
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(connection.recv(100))
+    while received() < int(frames):
+        time.sleep(0.1)
+    with open("/proc/net/netstat") as file:
+        names, values = (line.split() for line in file if line.startswith("TcpExt"))
+    print("evicted", dict(zip(names, values))["TCPReqQFullDrop"])
+    server.close()
+    time.sleep(1)
+    print("lost", max(0, before - memory_free()) // 1024)
+
+
 def sums(port, count):
     """Sends and receives through a bad wire: each connection sends, the peer sends back what it got."""
     for number in range(int(count)):

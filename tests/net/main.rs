@@ -9,3 +9,4 @@ mod noise;
 mod packages;
 mod peers;
 mod servers;
+mod station;

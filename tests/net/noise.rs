@@ -1,11 +1,16 @@
 //! Noise: frames of all kinds that a stack looks at, changed at random, and more beginnings than a listener takes.
 
-use std::time::Duration;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use klib::net::packet::{self, Outgoing};
 use tests::setting;
 
 use crate::cable::{Cable, Faults, GUEST, GUEST_MAC, LIMIT, PEER, PEER_MAC, Peer, boot};
+use crate::station::Station;
 
 /// Frames that noise begins with: all that a stack looks at.
 fn seeds() -> Vec<Vec<u8>> {
@@ -89,6 +94,18 @@ fn arp(operation: u8) -> Vec<u8> {
     frame(0x0806, &[&head[..], &PEER_MAC, &PEER.octets(), &[0; 6], &GUEST.octets()].concat())
 }
 
+/// Marks echo requests.
+const IDENT: u16 = 0x5a5a;
+
+/// An echo request.
+fn ping(number: u16) -> Vec<u8> {
+    let mut ping = whole(packet::ICMP, &[8, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4]);
+    ping[38..40].copy_from_slice(&IDENT.to_be_bytes());
+    ping[40..42].copy_from_slice(&number.to_be_bytes());
+    mend(&mut ping);
+    ping
+}
+
 /// Sends frames only as fast as the guest takes them: behind each bunch an echo request, which the guest answers when it
 /// has taken what was before it.
 #[derive(Default)]
@@ -98,8 +115,6 @@ struct Pace {
 }
 
 impl Pace {
-    /// Marks the echo requests.
-    const IDENT: u16 = 0x5a5a;
     /// What a guest that has just no time may take.
     const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -110,11 +125,8 @@ impl Pace {
         }
         self.in_bunch = 0;
         self.number = self.number.wrapping_add(1);
-        let mut ping = whole(packet::ICMP, &[8, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4]);
-        ping[38..40].copy_from_slice(&Self::IDENT.to_be_bytes());
-        ping[40..42].copy_from_slice(&self.number.to_be_bytes());
-        mend(&mut ping);
-        let answer = [Self::IDENT.to_be_bytes(), self.number.to_be_bytes()].concat();
+        let ping = ping(self.number);
+        let answer = [IDENT.to_be_bytes(), self.number.to_be_bytes()].concat();
         let mut bytes = [0; 2048];
         // The noise may have said that the peer has another address.
         if cable.send(&arp(2)) && cable.send(&ping) {
@@ -166,4 +178,60 @@ fn noise_on_the_wire_is_dropped_and_counted() {
     assert!(number(&output, "frames") >= frames, "{output}");
     assert!(number(&output, "dropped") > frames / 10, "{output}");
     assert!(number(&output, "lost") < 24, "{output}");
+}
+
+/// A first segment from somewhere behind the peer, which nobody there knows of.
+fn beginning(random: u64) -> Vec<u8> {
+    const NETWORK: u32 = 0xac10_0000;
+    let source = Ipv4Addr::from(NETWORK | (random >> 44) as u32);
+    let head = Outgoing { source: source.into(), ..head(packet::TCP) };
+    let mut segment = vec![(random >> 8) as u8 | 4, random as u8, 0, 80];
+    segment.extend((random as u32).to_be_bytes());
+    segment.extend([0, 0, 0, 0, 0x60, 2, 0xff, 0xff, 0, 0, 0, 0, 2, 4, 5, 0xb4]);
+    head.write_checksum(&mut segment, 16);
+    let mut bytes = vec![0; 20];
+    bytes.extend(segment);
+    head.write_header(&mut bytes, 1, None);
+    frame(0x0800, &bytes)
+}
+
+/// Floods the guest with beginnings as fast as it takes them, and visits it all the while. Counts the visits.
+fn siege(cable: Cable, seed: u64) -> (Peer, Arc<AtomicU32>) {
+    const PATIENCE: Duration = Duration::from_millis(200);
+    let (mut station, mut number, mut random) = (Station::new(cable), 0u16, crate::cable::Random::new(seed));
+    let visits = Arc::new(AtomicU32::new(0));
+    let counted = visits.clone();
+    let peer = Peer::start(move || {
+        number = number.wrapping_add(1);
+        // Before the guest answers the first time it has no listener.
+        let bunch = if station.answered().is_some() { 64 } else { 0 };
+        for at in 0..bunch {
+            station.put(beginning(random.next()));
+            if at == bunch / 2 && station.visits().1 == 0 {
+                station.visit(80, 10_000 + number % 50_000);
+            }
+        }
+        station.put(ping(number));
+        let until = Instant::now() + PATIENCE;
+        while station.answered() != Some(number) && Instant::now() < until {
+            station.turn();
+            thread::sleep(Duration::from_micros(100));
+        }
+        counted.store(station.visits().0, Ordering::Relaxed);
+    });
+    (peer, visits)
+}
+
+#[test]
+fn a_flood_of_beginnings_is_dropped_and_counted_and_shuts_nobody_out() {
+    const VISITS: u64 = 50;
+    let frames: u64 = setting("PITON_FRAMES", 20_000);
+    let (cable, network) = Cable::new(Faults::default(), 1);
+    let (_peer, visits) = siege(cable, 7);
+    let guest = boot("net_flood", network, "off", &["under_siege", &frames.to_string(), &VISITS.to_string()]);
+    let (status, output) = guest.finish(LIMIT + Duration::from_millis(frames));
+    assert_eq!(status, 0, "{output}");
+    assert!(number(&output, "evicted") > frames / 2, "{output}");
+    assert!(number(&output, "lost") < 24, "{output}");
+    assert!(visits.load(Ordering::Relaxed) as u64 >= VISITS - 1, "{output}");
 }

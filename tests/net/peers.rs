@@ -7,9 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use board::launch::{Network, Options};
-use tests::Guest;
 use tests::host::free_port;
 use tests::script::{Outcome, run_on};
+use tests::{Guest, setting};
 
 /// The guest's program.
 pub const PROGRAM: &str = include_str!("guest.py");
@@ -219,11 +219,13 @@ fn echo(listener: TcpListener) {
 }
 
 #[test]
-fn a_thousand_connections_come_and_go_and_memory_comes_back() {
+fn connections_come_and_go_and_memory_comes_back() {
+    const AT_ONCE: u32 = 50;
+    let rounds = setting("PITON_COUNT", 1000u32).div_ceil(AT_ONCE);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let port = listener.local_addr().expect("bound").port().to_string();
     echo(listener);
-    let outcome = guest("net_churn", &["churn", &port, "20", "50"]);
+    let outcome = guest("net_churn", &["churn", &port, &rounds.to_string(), &AT_ONCE.to_string()]);
     outcome.expect_status(0);
     let lost = outcome.output.lines().find_map(|line| line.strip_prefix("lost ")?.strip_suffix(" MiB"));
     let lost: u64 = lost.and_then(|lost| lost.parse().ok()).expect("the guest tells");
@@ -232,13 +234,13 @@ fn a_thousand_connections_come_and_go_and_memory_comes_back() {
 }
 
 #[test]
-fn a_thousand_connections_live_at_once() {
+fn connections_live_at_once_1024_of_them() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let port = listener.local_addr().expect("bound").port().to_string();
     echo(listener);
-    let outcome = guest("net_many", &["many", &port, "1000"]);
+    let outcome = guest("net_many", &["many", &port, "1024"]);
     outcome.expect_status(0);
-    outcome.expect_output("alive 1000");
+    outcome.expect_output("alive 1024");
 }
 
 #[test]
