@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use board::launch::{Network, Options};
 use tests::Guest;
 
-const PROGRAM: &str = include_str!("guest.py");
+use crate::peers::PROGRAM;
+
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 pub const PEER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 pub const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
