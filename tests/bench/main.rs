@@ -16,6 +16,7 @@
 
 mod figures;
 mod rows;
+mod session;
 mod systems;
 
 use std::fmt;
@@ -162,6 +163,11 @@ fn bench(wishes: &Wishes) -> Result<(), Error> {
             eprintln!("bench: {} ({repetition} of {}): prompt", system.title(), wishes.repetitions);
             prompt(system, &files, &mut figures)?;
         }
+        // The host's time is measured, which has nothing to do with the guest's instructions.
+        for &system in wishes.systems.iter().filter(|_| !wishes.instructions) {
+            eprintln!("bench: {} ({repetition} of {}): session", system.title(), wishes.repetitions);
+            session(system, &files, &mut figures)?;
+        }
         for &system in &wishes.systems {
             eprintln!("bench: {} ({repetition} of {}): program", system.title(), wishes.repetitions);
             program(system, system.to_the_program(&files), Source::Program, &mut figures)?;
@@ -171,7 +177,6 @@ fn bench(wishes: &Wishes) -> Result<(), Error> {
             eprintln!("bench: {} ({repetition} of {}): program on several CPUs", system.title(), wishes.repetitions);
             program(system, system.to_the_program_on_cpus(&files), Source::ProgramOnCpus, &mut figures)?;
         }
-        // The host's time is measured, which has nothing to do with the guest's instructions.
         for &system in wishes.systems.iter().filter(|_| !wishes.instructions) {
             eprintln!("bench: {} ({repetition} of {}): network", system.title(), wishes.repetitions);
             network(system, &files, &mut figures)?;
@@ -266,6 +271,16 @@ fn prompt(system: System, files: &Files, figures: &mut Figures) -> Result<(), Er
     let answer = guest.wait_for(" :end", ANSWER);
     let free: u64 = answer.trim().parse().map_err(|_| Error::Answer(system, answer))?;
     figures.add(system, "memory", ((MEMORY_MIB << 20) - free) as f64);
+    Ok(())
+}
+
+/// Boots until a client on the host has a session.
+fn session(system: System, files: &Files, figures: &mut Figures) -> Result<(), Error> {
+    let [port] = free_ports().map_err(Error::Client)?;
+    let guest = Guest::start(&format!("bench-session-{}", system.key()), system.to_a_session(files, port));
+    let elapsed = session::wait(port, BOOT).ok_or_else(|| Error::Answer(system, "no session".into()))?;
+    figures.add(system, "session", elapsed.as_nanos() as f64);
+    drop(guest);
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 """What `make bench` measures over the network: the guest serves, the host asks.
 
     network.py serve [--linux]      in the guest
+    network.py session              in the guest, for Linux: what Piton does by itself
     network.py measure HOST_PORTS   on the host, with the host's ports for those of PORTS in the same order
 
 The way between them is QEMU's own network (`-netdev user`), the same for both systems. Measured is the host's time.
@@ -186,6 +187,33 @@ def serve(arguments):
     print("serving", flush=True)
 
 
+def serve_sessions():
+    """Serve sessions on the port of Piton's."""
+    import code
+
+    bring_up_linux()
+    listener = socket.create_server(("", 5000), backlog=128)
+
+    def session(connection):
+        stream = connection.makefile("rw")
+
+        class Console(code.InteractiveConsole):
+            def raw_input(self, prompt=""):
+                self.write(prompt)
+                if line := stream.readline():
+                    return line.rstrip("\n")
+                raise EOFError
+
+            def write(self, data):
+                stream.write(data)
+                stream.flush()
+
+        Console().interact()
+
+    while True:
+        threading.Thread(target=session, args=listener.accept()[:1], daemon=True).start()
+
+
 # The host's side.
 
 
@@ -292,6 +320,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["serve", *arguments]:
             serve(arguments)
+        case ["session"]:
+            serve_sessions()
         case ["measure", *ports]:
             measure([int(port) for port in ports])
         case _:

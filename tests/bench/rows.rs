@@ -161,6 +161,14 @@ pub const ROWS: &[Row] = &[
         "connect to a server of asyncio, TLS 1.3 with ECDSA, have one byte sent back, close",
     ),
     row(
+        "session",
+        "QEMU start to a TCP session",
+        Unit::Time,
+        Goal::Ratio(0.35),
+        "host time from the start of QEMU to the prompt of a session over TCP; on Linux one of code.interact, served by \
+         process 1 as soon as it has set up the card",
+    ),
+    row(
         "memory",
         "memory in use at >>>",
         Unit::Bytes,

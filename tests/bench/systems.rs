@@ -18,6 +18,8 @@ const CPUS: u32 = 4;
 
 /// The ports that `network.py` serves on.
 pub const GUEST_PORTS: [u16; 4] = [7000, 7001, 7002, 7003];
+/// The port of sessions.
+const SESSION_PORT: u16 = 5000;
 /// What Linux needs of its modules for the network, in the order in which they are loaded.
 pub const NETWORK_MODULES: [&str; 4] = ["virtio_mmio", "failover", "net_failover", "virtio_net"];
 
@@ -115,6 +117,18 @@ impl System {
         let forward = host_ports.iter().copied().zip(GUEST_PORTS).collect();
         let network = Network::User { forward, restricted: true };
         Options { network, ..self.to_the_program_with(&served, arguments) }
+    }
+
+    /// Boots into what serves sessions, which the host reaches at this port of its own.
+    pub fn to_a_session(self, files: &Files, host_port: u16) -> Options {
+        let options = match self {
+            Self::Piton => self.to_the_prompt(files),
+            Self::Linux | Self::Lean => {
+                let served = Files { initramfs: files.network_initramfs.clone(), ..files.clone() };
+                self.to_the_program_with(&served, &["session"])
+            }
+        };
+        Options { network: Network::User { forward: vec![(host_port, SESSION_PORT)], restricted: true }, ..options }
     }
 
     fn to_the_program_with(self, files: &Files, arguments: &[&str]) -> Options {
