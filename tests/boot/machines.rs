@@ -87,6 +87,35 @@ fn entry_at_el3() {
     works(Guest::start("entry_at_el3", options));
 }
 
+/// Where the image is the firmware, every CPU says how often the counter counts, as the tree does. The second one waits
+/// in a spin table, at EL3 too.
+#[test]
+fn entry_at_el3_tells_the_counters_frequency() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("timer.dtb");
+    let secure = || vec!["-machine".into(), "secure=on".into()];
+    tree::dump_for(&file, Options { cpus: Some(2), extra: secure(), ..Options::default() });
+    tree::set_cells(&file, "/timer", "clock-frequency", &["2faf080"]);
+    tree::set_text(&file, "/cpus/cpu@1", "enable-method", "spin-table");
+    let word = format!("{:x}", raw::RELEASE_WORD);
+    tree::set_cells(&file, "/cpus/cpu@1", "cpu-release-addr", &["0", &word]);
+    tree::reserve_page(&file, raw::SPINNING);
+    let blob = std::fs::read(&file).expect("the tree can be read");
+    let mut options = raw::options(folder.path(), &image::path(), Some(&blob), raw::BLOB);
+    raw::add_spinning_cpu(folder.path(), &mut options, 1);
+    options.cpus = Some(2);
+    options.extra.extend(secure());
+    let mut guest = Guest::start("entry_at_el3_tells_the_counters_frequency", options);
+    guest.wait_for_prompt();
+    guest.run("import ctypes, mmap, os; memory = mmap.mmap(-1, 4096, prot=7)");
+    // mrs x0, cntfrq_el0; ret
+    guest.run("memory.write(bytes.fromhex('00e03bd5c0035fd6'))");
+    guest.run("address = ctypes.addressof(ctypes.c_char.from_buffer(memory))");
+    guest.run("frequency = ctypes.CFUNCTYPE(ctypes.c_long)(address)");
+    let told = "[50000000, 50000000]";
+    guest.ask("print([os.sched_setaffinity(0, {cpu}) or frequency() for cpu in range(os.cpu_count())])", told);
+}
+
 #[test]
 fn loaded_by_a_boot_loader() {
     let folder = tempfile::tempdir().expect("a temporary folder");

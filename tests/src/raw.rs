@@ -17,6 +17,10 @@ pub const BLOB: u64 = 0x5e00_0000;
 pub const QEMU_TREE: u64 = 0x4000_0000;
 /// Where the trampoline is.
 const TRAMPOLINE: u64 = 0x5f00_0000;
+/// The page where a CPU that waits in a spin table is.
+pub const SPINNING: u64 = 0x5f00_1000;
+/// The word that it waits for.
+pub const RELEASE_WORD: u64 = SPINNING + 0x20;
 
 /// Options that load `image` and enter it with `x0`; `blob`, if any, is loaded at [`BLOB`]. The trampoline's file is
 /// written to `folder`.
@@ -36,6 +40,27 @@ pub fn options(folder: &Path, image: &Path, blob: Option<&[u8]>, x0: u64) -> Opt
     }
     extra.extend(["-device".into(), format!("loader,addr={TRAMPOLINE:#x},cpu-num=0")]);
     Options { extra: extra.into_iter().map(Into::into).collect(), ..Options::default() }
+}
+
+/// Has CPU `number`, where nothing else starts it, wait for [`RELEASE_WORD`] to say where to go on.
+///
+/// # Panics
+/// When its code cannot be written to `folder`.
+pub fn add_spinning_cpu(folder: &Path, options: &mut Options, number: u32) {
+    let instructions: [u32; 6] = [
+        0x5800_00c5, // ldr x5, +0x18
+        0xd503_205f, // wfe
+        0xf940_00a4, // ldr x4, [x5]
+        0xb4ff_ffc4, // cbz x4, back to wfe
+        0xd61f_0080, // br x4
+        0xd503_201f, // nop, so that the literal is aligned
+    ];
+    let mut code: Vec<u8> = instructions.iter().flat_map(|i| i.to_le_bytes()).collect();
+    code.extend(RELEASE_WORD.to_le_bytes());
+    let path = folder.join("spinning.bin");
+    fs::write(&path, code).expect("the code can be written");
+    options.extra.extend(load(&path, SPINNING).into_iter().map(Into::into));
+    options.extra.extend(["-device".into(), format!("loader,addr={SPINNING:#x},cpu-num={number}").into()]);
 }
 
 fn load(file: &Path, address: u64) -> Vec<String> {

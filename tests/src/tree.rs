@@ -64,6 +64,19 @@ pub fn set_cells(tree: &Path, node: &str, property: &str, cells: &[&str]) {
     put(tree, "-tx", &[&[node, property], cells].concat());
 }
 
+/// Keeps the 4 KiB at an address below 4 GiB from the kernel.
+///
+/// # Panics
+/// When the tree has no room for that.
+pub fn reserve_page(tree: &Path, address: u64) {
+    let (page, node) = (format!("{address:x}"), format!("/reserved-memory/page@{address:x}"));
+    add_node(tree, &node);
+    for cells in ["#address-cells", "#size-cells"] {
+        set_cells(tree, "/reserved-memory", cells, &["2"]);
+    }
+    set_cells(tree, &node, "reg", &["0", &page, "0", "1000"]);
+}
+
 fn put(tree: &Path, option: &str, arguments: &[&str]) {
     let output = Command::new("fdtput").arg(option).arg(tree).args(arguments).output().expect("fdtput starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -102,6 +102,8 @@ primary_entry:
 // as data until the MMU is on: what the other CPUs wrote may still be in their caches only.
 .global arch_secondary_entry
 arch_secondary_entry:
+    mrs     x19, CurrentEL
+    lsr     x19, x19, #2
     bl      drop_to_el1
     bl      enable_mmu
     ldr     x0, =virtual_secondary
@@ -252,20 +254,28 @@ at_el1:
     ret
 .ltorg
 
-// The secure monitor, where the image was entered at EL3 and is therefore the firmware: writes one 32-bit register of
-// the secure world for the kernel. x0 = MONITOR_WRITE, x1 = physical address, x2 = value; changes x0 alone. At EL2 the
-// same vectors take a call to a hypervisor that is not there, from the kernel: programs cannot call either level.
+// The secure monitor, where the image was entered at EL3 and is therefore the firmware. x0 = MONITOR_WRITE: writes one
+// 32-bit register of the secure world for the kernel, x1 = physical address, x2 = value. x0 = MONITOR_FREQUENCY: says in
+// this CPU's CNTFRQ_EL0, which only the highest level writes, how often the counter counts, x1 = Hz. Both change x0 alone.
+// At EL2 the same vectors take a call to a hypervisor that is not there, from the kernel: programs cannot call either
+// level.
 .equ MONITOR_WRITE, 0x70746e57
+.equ MONITOR_FREQUENCY, MONITOR_WRITE + (1 << 24)
 .balign 2048
 monitor_vectors:
     .org    monitor_vectors + 0x400     // synchronous, from a lower level in AArch64
     sub     x0, x0, #(MONITOR_WRITE & 0xfff)
     sub     x0, x0, #(MONITOR_WRITE & 0xfff000)
     lsr     x0, x0, #24
+    cmp     x0, #(MONITOR_FREQUENCY >> 24)
+    b.eq    2f
     cmp     x0, #(MONITOR_WRITE >> 24)
     b.ne    1f
     str     w2, [x1]
     dsb     sy
+    mov     x0, #0
+    eret
+2:  msr     cntfrq_el0, x1
     mov     x0, #0
     eret
 1:  mov     x0, #-1                     // SMCCC: not supported
@@ -340,6 +350,7 @@ virtual_secondary:
 2:  ldp     x2, x0, [x1, #8]            // stack, entry
     ldr     x1, [x1, #24]               // its argument
     mov     sp, x2
+    mov     x2, x19
     mov     x29, xzr
     mov     x30, xzr
     bl      arch_start_secondary

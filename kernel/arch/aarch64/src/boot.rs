@@ -6,7 +6,7 @@
 
 use core::{
     arch::{asm, global_asm},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use aarch64_cpu::registers::{CNTKCTL_EL1, CPACR_EL1, ID_AA64MMFR1_EL1, SCTLR_EL1, TPIDR_EL1};
@@ -77,6 +77,28 @@ pub(crate) fn secure_write(address: PhysAddr, value: u32) -> bool {
     true
 }
 
+/// How often the counter counts, in Hz; 0 until the timer's driver knows.
+static COUNTER_HZ: AtomicU64 = AtomicU64::new(0);
+
+/// The counter counts `hz` times a second: every CPU says so to who reads its CNTFRQ_EL0, where nobody but this image
+/// could have written it (Arm ARM D24.10, CNTFRQ_EL0).
+pub(crate) fn set_counter_frequency(hz: u64) {
+    COUNTER_HZ.store(hz, Ordering::Relaxed);
+    if OWNS_EL3.load(Ordering::Relaxed) {
+        announce_counter_frequency();
+    }
+}
+
+/// Called on a CPU that was entered at EL3.
+fn announce_counter_frequency() {
+    /// `MONITOR_FREQUENCY` of `boot.S`.
+    const FREQUENCY: u64 = 0x7174_6e57;
+    let hz = COUNTER_HZ.load(Ordering::Relaxed);
+    // SAFETY: our own monitor takes the call, changes x0 alone and writes a register that the kernel does not read any
+    // more.
+    unsafe { asm!("smc #0", inout("x0") FREQUENCY => _, in("x1") hz, options(nostack)) };
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn arch_start(device_tree: u64, image: u64, exception_level: u64) -> ! {
     OWNS_EL3.store(exception_level == 3, Ordering::Relaxed);
@@ -86,8 +108,11 @@ extern "C" fn arch_start(device_tree: u64, image: u64, exception_level: u64) -> 
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn arch_start_secondary(entry: extern "C" fn(usize) -> !, argument: usize) -> ! {
+extern "C" fn arch_start_secondary(entry: extern "C" fn(usize) -> !, argument: usize, exception_level: u64) -> ! {
     init_cpu();
+    if exception_level == 3 {
+        announce_counter_frequency();
+    }
     entry(argument)
 }
 

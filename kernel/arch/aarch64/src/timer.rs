@@ -8,6 +8,8 @@ use aarch64_cpu::registers::{CNTFRQ_EL0, CNTV_CTL_EL0, CNTV_CVAL_EL0, CNTVCT_EL0
 use hal::{DeviceNode, Driver, IrqHandler, Platform, ProbeError, Timer};
 use tock_registers::interfaces::{Readable, Writeable};
 
+use crate::boot;
+
 struct GenericTimer {
     frequency_hz: u64,
 }
@@ -58,6 +60,7 @@ fn probe(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), P
     if frequency_hz == 0 {
         return Err(ProbeError::Device("the counter's frequency is not set"));
     }
+    boot::set_counter_frequency(frequency_hz);
     CNTV_CTL_EL0.set(IMASK);
     platform.request_irq(node, VIRTUAL_TIMER, Arc::new(Expiry(platform)))?;
     platform.add_timer(node, Arc::new(GenericTimer { frequency_hz }));
