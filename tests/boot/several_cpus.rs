@@ -91,6 +91,43 @@ fn waits_and_timers_are_not_lost() {
     outcome.expect_status(0);
 }
 
+/// Groups that fork as fast as they can are ended by one signal, whatever each fork has come to by then.
+const GROUPS: &str = "
+import ctypes, os, signal, time
+PR_SET_CHILD_SUBREAPER = 36
+ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+left = 0
+for number in range(150):
+    leader = os.fork()
+    if leader == 0:
+        os.setpgid(0, 0)
+        for _ in range(200):
+            if os.fork() == 0: break
+        while True: signal.pause()
+    try: os.setpgid(leader, leader)
+    except ProcessLookupError: pass
+    time.sleep(0.002 + number % 30 * 0.001)
+    os.killpg(leader, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    try:
+        while True:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                if time.monotonic() > deadline:
+                    left += 1
+                    os.killpg(leader, signal.SIGKILL)
+                time.sleep(0.001)
+    except ChildProcessError:
+        pass
+print('left', left)
+";
+
+#[test]
+fn group_signal_reaches_who_is_just_being_made() {
+    let outcome = on_four("group_signal_reaches_who_is_just_being_made", "2", GROUPS);
+    outcome.expect_status(0);
+    assert_eq!(outcome.output, "left 0\n");
+}
+
 const PLACED: &str = "
 import ctypes, os, signal, threading, time
 libc = ctypes.CDLL(None)
@@ -142,10 +179,7 @@ fn cpus_that_do_not_come_are_a_warning() {
     tree::set_text(&file, "/cpus/cpu@2", "enable-method", "spin-table");
     tree::set_cells(&file, "/cpus/cpu@2", "cpu-release-addr", &["0", "5f000008"]);
     tree::set_text(&file, "/cpus/cpu@3", "status", "disabled");
-    tree::add_node(&file, "/reserved-memory/spin-table@5f000000");
-    tree::set_cells(&file, "/reserved-memory", "#address-cells", &["2"]);
-    tree::set_cells(&file, "/reserved-memory", "#size-cells", &["2"]);
-    tree::set_cells(&file, "/reserved-memory/spin-table@5f000000", "reg", &["0", "5f000000", "0", "1000"]);
+    tree::reserve_page(&file, 0x5f00_0000);
     let mut guest = Guest::boot("cpus_that_do_not_come", Options { dtb: Some(file), ..machine() });
     guest.wait_for("CPU 1 (0x1): enable-method \"nonsense\" is not known", guest::BOOT);
     guest.wait_for("CPU 2 (0x2): it was told to start and did not come", guest::BOOT);

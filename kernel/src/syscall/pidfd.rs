@@ -6,7 +6,7 @@ use abi::{Errno, Result, linux};
 
 use super::{
     Call,
-    signal::{members, send_as_program, send_to_all},
+    signal::{send_as_program, send_to_all},
 };
 use crate::{
     fs::pidfd::{self, PidFd},
@@ -79,7 +79,7 @@ pub fn sys_pidfd_send_signal(call: &mut Call<'_>) -> Result<u64> {
     }
     if flags == TO_GROUP {
         let group = process.pid();
-        return send_to_all(call, members(group), signal, info);
+        return send_to_all(call, |process| process.group() == group, signal, info);
     }
     process.check_signal(call.thread, signal)?;
     if to_thread {

@@ -1,7 +1,5 @@
 //! Signals.
 
-use alloc::{sync::Arc, vec::Vec};
-
 use abi::{Errno, Result, linux};
 use hal::UserAddr;
 
@@ -182,41 +180,44 @@ pub fn sys_kill(call: &mut Call<'_>) -> Result<u64> {
         return Err(Errno::EINVAL);
     }
     let own = call.process().pid();
-    let targets: Vec<_> = match pid {
-        i32::MIN => return Err(Errno::ESRCH),
-        -1 => process::all().into_iter().filter(|process| process.pid() > 1 && process.pid() != own).collect(),
-        pid if pid > 0 => process::find(pid).into_iter().collect(),
+    let info = SignalInfo::user(signal, own, call.thread.identity.own().user.real);
+    match pid {
+        i32::MIN => Err(Errno::ESRCH),
+        // To have found nobody who may be signalled is no error where everybody is meant (kill(2), "BUGS").
+        -1 => match send_to_all(call, |process| process.pid() > 1 && process.pid() != own, signal, info) {
+            Err(Errno::EPERM) => Ok(0),
+            result => result,
+        },
+        pid if pid > 0 => {
+            let target = process::find(pid).ok_or(Errno::ESRCH)?;
+            target.check_signal(call.thread, signal)?;
+            signal::send_to_process(&target, signal, info);
+            Ok(0)
+        }
         pid => {
             let group = if pid == 0 { call.process().group() } else { -pid };
-            members(group)
+            send_to_all(call, |process| process.group() == group, signal, info)
         }
-    };
-    let info = SignalInfo::user(signal, own, call.thread.identity.own().user.real);
-    match send_to_all(call, targets, signal, info) {
-        // To have found nobody who may be signalled is no error where everybody is meant (kill(2), "BUGS").
-        Err(Errno::EPERM) if pid == -1 => Ok(0),
-        result => result,
     }
 }
 
-/// The processes of a group.
-pub(super) fn members(group: i32) -> Vec<Arc<Process>> {
-    process::all().into_iter().filter(|process| process.group() == group).collect()
-}
-
-/// Sends a signal to those of `targets` that the caller may signal. ESRCH where there are none, EPERM where it may none.
-pub(super) fn send_to_all(call: &Call<'_>, targets: Vec<Arc<Process>>, signal: u32, info: SignalInfo) -> Result<u64> {
+/// Sends a signal to those of the processes that `chosen` names which the caller may signal. ESRCH where there are none,
+/// EPERM where it may none.
+pub(super) fn send_to_all(
+    call: &Call<'_>,
+    chosen: impl Fn(&Process) -> bool,
+    signal: u32,
+    info: SignalInfo,
+) -> Result<u64> {
     let mut result = Err(Errno::ESRCH);
-    for target in targets {
-        match target.check_signal(call.thread, signal) {
-            Ok(()) => {
-                signal::send_to_process(&target, signal, info);
-                result = Ok(0);
-            }
-            Err(error) if result.is_err() => result = Err(error),
-            Err(_) => {}
+    signal::send_to_many(chosen, |target| match target.check_signal(call.thread, signal) {
+        Ok(()) => {
+            signal::send_to_process(target, signal, info);
+            result = Ok(0);
         }
-    }
+        Err(error) if result.is_err() => result = Err(error),
+        Err(_) => {}
+    });
     result
 }
 

@@ -1,6 +1,7 @@
 //! New threads and processes (clone(2), clone3(2)).
 
 use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
 
 use abi::{Errno, Result, linux};
 use hal::{Arch as _, TrapFrame as _, UserAddr};
@@ -10,7 +11,7 @@ use super::{
     identity::{self, TaskCharge},
     interval_timer,
     process::{self, NewProcess, Process},
-    scheduler,
+    scheduler, signal,
     thread::Thread,
     wait,
 };
@@ -84,18 +85,24 @@ fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Res
     {
         return Err(Errno::EINVAL);
     }
+    let parent = thread.process();
+    let group_signals = parent.group_signals.load(Ordering::Acquire);
+    if thread.signal_pending() {
+        // What has come comes before the child: it may end the process, or mean the child as well.
+        thread.mark_for_attention();
+        return Err(Errno::RESTART_ALWAYS);
+    }
     let credentials = thread.identity.own();
     let charge = TaskCharge::new(credentials.user.real);
-    let (limit, _) = thread.process().rlimit(linux::RLIMIT_NPROC);
+    let (limit, _) = parent.rlimit(linux::RLIMIT_NPROC);
     let unlimited =
         credentials.user.real == 0 || credentials.has(linux::CAP_SYS_RESOURCE) || credentials.has(linux::CAP_SYS_ADMIN);
-    if !unlimited && charge.exceeds(limit) || identity::are_too_many(thread.process()) {
+    if !unlimited && charge.exceeds(limit) || identity::are_too_many(parent) {
         return Err(Errno::EAGAIN);
     }
     if frames::is_short() {
         return Err(Errno::ENOMEM);
     }
-    let parent = thread.process();
     let parent_memory = parent.memory().ok_or(Errno::ESRCH)?;
     let tid = process::new_pid();
 
@@ -146,26 +153,23 @@ fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Res
     if has(linux::CLONE_CHILD_CLEARTID) {
         child.addresses.lock().clear_child_tid = Some(request.child_tid);
     }
+    let mut pidfd = None;
     if has(linux::CLONE_PIDFD) {
         let of_thread = has(linux::CLONE_THREAD).then_some(&child);
         let flags = if of_thread.is_some() { pidfd::THREAD } else { 0 };
-        let files = parent.files();
-        let fd = files.install(PidFd::open(child_process.clone(), of_thread, flags), true)?;
-        if let Err(error) = user::copy_out(request.pidfd, &fd) {
-            files.close(fd)?;
+        let fd = pidfd.insert(parent.files().install(PidFd::open(child_process.clone(), of_thread, flags), true)?);
+        if let Err(error) = user::copy_out(request.pidfd, fd) {
+            parent.files().close(*fd)?;
             return Err(error);
         }
     }
-    {
-        let mut state = child_process.state.lock();
-        if has(linux::CLONE_THREAD) && child_process.is_exiting() {
-            return Err(Errno::EAGAIN);
+    if let Err(error) = publish(parent, &child, &child_process, group_signals) {
+        if let Some(fd) = pidfd {
+            parent.files().close(fd)?;
         }
-        state.threads.push(child.clone());
+        return Err(error);
     }
-    process::add_thread(child.clone());
     if !has(linux::CLONE_THREAD) {
-        process::add_process(child_process.clone());
         interval_timer::limit_changed(&child_process);
         let parent_pid = child_process.parent_pid();
         let owner = if parent_pid == parent.pid() { Some(parent.clone()) } else { process::find(parent_pid) };
@@ -178,6 +182,28 @@ fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Res
     child.mark_for_attention();
     scheduler::start(child);
     Ok((tid, child_process))
+}
+
+/// Makes a new thread, and its process where that is new too, known to others. RESTART_ALWAYS where `parent` got a signal
+/// with others since it had got `group_signals` of them, EAGAIN where it ends.
+fn publish(parent: &Arc<Process>, child: &Arc<Thread>, process: &Arc<Process>, group_signals: u64) -> Result<()> {
+    let _guard = signal::GROUPS.lock();
+    let is_thread = Arc::ptr_eq(parent, process);
+    if !is_thread && parent.group_signals.load(Ordering::Acquire) != group_signals {
+        return Err(Errno::RESTART_ALWAYS);
+    }
+    {
+        let mut state = process.state.lock();
+        if is_thread && process.is_exiting() {
+            return Err(Errno::EAGAIN);
+        }
+        state.threads.push(child.clone());
+    }
+    process::add_thread(child.clone());
+    if !is_thread {
+        process::add_process(process.clone());
+    }
+    Ok(())
 }
 
 fn new_process(

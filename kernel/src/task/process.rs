@@ -115,6 +115,10 @@ pub struct Process {
     stopping: AtomicBool,
     /// Takes the orphans among its descendants (prctl(2), PR_SET_CHILD_SUBREAPER).
     subreaper: AtomicBool,
+    /// It runs another program than the one that made it: setpgid(2) is its own affair then.
+    pub(super) has_executed: AtomicBool,
+    /// How many signals it got with others, counted with `signal::GROUPS` locked.
+    pub(super) group_signals: AtomicU64,
     /// POSIX timers.
     pub posix_timers: IrqLock<PosixTimers>,
     pub(super) interval_timers: IrqLock<[Option<Arc<IntervalTimer>>; interval_timer::KINDS]>,
@@ -272,6 +276,8 @@ impl Process {
             exiting: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             subreaper: AtomicBool::new(false),
+            has_executed: AtomicBool::new(false),
+            group_signals: AtomicU64::new(0),
             posix_timers: IrqLock::new(PosixTimers::default()),
             interval_timers: IrqLock::new([const { None }; interval_timer::KINDS]),
             parked_timers: IrqLock::new(Vec::new()),

@@ -1,7 +1,10 @@
 //! Signals: sending, and what is done about them on the way back to a program (signal(7)).
 
 use alloc::sync::Arc;
-use core::ops::{BitAnd, BitOr, Not};
+use core::{
+    ops::{BitAnd, BitOr, Not},
+    sync::atomic::Ordering,
+};
 
 use abi::{Errno, Result, linux};
 use hal::{Arch as _, SignalSetup, TrapFrame as _, UserAddr};
@@ -15,6 +18,7 @@ use super::{
 use crate::{
     arch::{Arch, TrapFrame},
     mm::user,
+    sync::IrqLock,
 };
 
 /// One past the highest signal number.
@@ -426,16 +430,35 @@ fn notify_taker(process: &Arc<Process>, signal: u32) {
     }
 }
 
+/// Taken by who sends to several processes and by who makes one known: what is sent to a group reaches every member, or
+/// comes before one is made.
+pub(super) static GROUPS: IrqLock<()> = IrqLock::new(());
+
+/// Has `send` send a signal to every process that `chosen` names. A fork in one of them that is not done yet begins
+/// again once the signal has been dealt with.
+pub fn send_to_many(chosen: impl Fn(&Process) -> bool, mut send: impl FnMut(&Arc<Process>)) {
+    // Dropped without the lock.
+    let all;
+    let _guard = GROUPS.lock();
+    all = process::all();
+    for process in all.iter().filter(|process| chosen(process)) {
+        send(process);
+        // Afterwards: who knows of this count finds the signal.
+        process.group_signals.fetch_add(1, Ordering::Release);
+    }
+}
+
 /// Sends a signal to every process of a group; returns how many there were.
 pub fn send_to_group(group: i32, signal: u32) -> usize {
-    let members: alloc::vec::Vec<_> = process::all()
-        .into_iter()
-        .filter(|process| process.group() == group && process.exit_status().is_none())
-        .collect();
-    for process in &members {
-        send_to_process(process, signal, SignalInfo::kernel(signal));
-    }
-    members.len()
+    let mut count = 0;
+    send_to_many(
+        |process| process.group() == group && process.exit_status().is_none(),
+        |process| {
+            send_to_process(process, signal, SignalInfo::kernel(signal));
+            count += 1;
+        },
+    );
+    count
 }
 
 /// A signal that the running thread caused itself and cannot put off: blocked or ignored, it ends the process.
