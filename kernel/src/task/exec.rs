@@ -2,6 +2,8 @@
 
 use alloc::{sync::Arc, vec, vec::Vec};
 
+use core::sync::atomic::Ordering;
+
 use abi::{Errno, Result, auxvec, linux};
 use hal::{Arch as _, PAGE_SIZE, UserAddr};
 use klib::{
@@ -485,6 +487,7 @@ pub fn replace(thread: &Arc<Thread>, frame: &mut TrapFrame, file: Path, program:
     Arch::reset_user_state(context);
     Arch::load_user_state(context);
     *frame = loaded.frame;
+    process.has_executed.store(true, Ordering::Relaxed);
     {
         let mut state = process.state.lock();
         state.vfork_done = true;

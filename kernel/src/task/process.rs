@@ -132,7 +132,7 @@ pub struct Process {
     pub changed: Arc<WaitQueue>,
     /// What others judge it by.
     pub identity: ProcessIdentity,
-    /// Seconds since 1970 of its start, for /proc: nanoseconds of monotonic time.
+    /// When it started, in nanoseconds of monotonic time.
     started_ns: u64,
 }
 
@@ -546,12 +546,24 @@ pub fn set_group(caller: &Arc<Process>, pid: i32, group: i32) -> Result<()> {
     if group < 0 {
         return Err(Errno::EINVAL);
     }
-    let target = if pid == 0 { caller.clone() } else { find(pid).ok_or(Errno::ESRCH)? };
-    let is_child = target.parent_pid() == caller.pid();
-    if !Arc::ptr_eq(&target, caller) && !is_child {
+    let target = match find(pid) {
+        _ if pid == 0 => caller.clone(),
+        Some(target) => target,
+        // A thread that is no process's first.
+        None if find_thread(pid).is_some() => return Err(Errno::EINVAL),
+        None => return Err(Errno::ESRCH),
+    };
+    if target.parent_pid() == caller.pid() {
+        if target.session() != caller.session() {
+            return Err(Errno::EPERM);
+        }
+        if target.has_executed.load(Ordering::Relaxed) {
+            return Err(Errno::EACCES);
+        }
+    } else if !Arc::ptr_eq(&target, caller) {
         return Err(Errno::ESRCH);
     }
-    if target.session() != caller.session() || target.session() == target.pid() {
+    if target.session() == target.pid() {
         return Err(Errno::EPERM);
     }
     let group = if group == 0 { target.pid() } else { group };

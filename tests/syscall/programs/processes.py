@@ -329,6 +329,35 @@ def process_groups_and_sessions():
 
 
 @check
+def setpgid_of_a_child_is_refused_after_exec():
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(writer, 1)
+        os.execv("/bin/sh", ["sh", "-c", "echo; exec sleep 60"])
+    os.read(reader, 1)
+    result = outcome(os.setpgid, child, child), outcome(os.setpgid, child, -1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    leader = os.fork()
+    if leader == 0:
+        os.setsid()
+        os.write(writer, b"x")
+        time.sleep(60)
+    os.read(reader, 1)
+    result += (outcome(os.setpgid, leader, leader),)
+    os.kill(leader, signal.SIGKILL)
+    os.waitpid(leader, 0)
+    ended_thread = threading.Event()
+    thread = threading.Thread(target=ended_thread.wait)
+    thread.start()
+    result += (outcome(os.setpgid, thread.native_id, 0),)
+    ended_thread.set()
+    thread.join()
+    return result
+
+
+@check
 def group_signal_reaches_all_members():
     children = []
     reader, writer = os.pipe()
