@@ -8,8 +8,9 @@ use crate::{
     mm::user,
     task::{
         pending::Sent,
+        posix_timer,
         process::{self, Process},
-        signal::{self, Action, AltStack, NSIG, SIG_DFL, SIG_IGN, SignalInfo, SignalSet},
+        signal::{self, Action, AltStack, NSIG, SIG_IGN, SignalInfo, SignalSet},
         wait::{self, WaitError},
     },
     time,
@@ -58,11 +59,12 @@ pub fn sys_rt_sigaction(call: &mut Call<'_>) -> Result<u64> {
         }
         old
     };
-    if let Some([handler, ..]) = new
-        && (handler == SIG_IGN
-            || handler == SIG_DFL && matches!(signal, linux::SIGCHLD | linux::SIGURG | linux::SIGWINCH))
-    {
-        signal::discard(call.process(), signal);
+    if let Some([handler, ..]) = new {
+        if signal::ignores(handler, signal) {
+            signal::discard(call.process(), signal);
+        } else if old.handler == SIG_IGN {
+            posix_timer::unignore(call.process(), signal);
+        }
     }
     if let Some(address) = call.optional_address(2) {
         user::copy_out(address, &[old.handler, old.flags, old.restorer, old.mask.bits()])?;

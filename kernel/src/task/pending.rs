@@ -93,7 +93,7 @@ impl TimerSignal {
 impl Drop for TimerSignal {
     fn drop(&mut self) {
         if let Some(timer) = &self.0 {
-            timer.left_queue();
+            timer.dropped();
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! An expiration is a signal that waits in the queue of its receiver at most once. While it waits the timer stands
 //! still; how many expirations were missed is counted when the signal is taken, and only then is the timer started
-//! again. So the shortest interval cannot keep the machine busy.
+//! again. One whose signal is ignored stands still until it is not. So the shortest interval cannot keep the machine
+//! busy.
 
 use alloc::{
     collections::BTreeMap,
@@ -15,7 +16,7 @@ use abi::{Errno, Result};
 
 use super::{
     clock_timer::{Schedule, TimerClock},
-    pending::{QueueSlot, Quota, Sent, TimerSignal},
+    pending::{QueueSlot, Quota, TimerSignal},
     process::Process,
     signal::{self, SignalInfo},
     thread::Thread,
@@ -25,9 +26,6 @@ use crate::{
     sync::IrqLock,
     time::{self, TimerAction, TimerCallback},
 };
-
-/// A timer whose signal is ignored is looked at no more often than this, in nanoseconds.
-const IGNORED_STEP_NS: u64 = 4_000_000;
 
 /// Who is told of an expiration (sigevent(3type)).
 pub enum Notify {
@@ -59,8 +57,8 @@ struct State {
     schedule: Schedule,
     /// The expiration whose signal waits still counts: the timer was not set since.
     waiting: bool,
-    /// Expirations since the last delivery that no signal told.
-    overrun: u64,
+    /// That signal was ignored, or discarded: it is sent once it is not ignored any more.
+    ignored: bool,
     /// As timer_getoverrun(2) tells it.
     last_overrun: i32,
     deleted: bool,
@@ -111,7 +109,7 @@ pub fn create(process: &Arc<Process>, new: NewTimer) -> Result<i32> {
         state: IrqLock::new(State {
             schedule: Schedule::new(new.clock.clone()),
             waiting: false,
-            overrun: 0,
+            ignored: false,
             last_overrun: 0,
             deleted: false,
         }),
@@ -144,6 +142,16 @@ pub fn delete(process: &Process, id: i32) -> Result<()> {
     Ok(())
 }
 
+/// A signal is not ignored any more: what timers of the process would have sent meanwhile is sent.
+pub fn unignore(process: &Process, signal: u32) {
+    let timers: Vec<_> = process.posix_timers.lock().list.values().cloned().collect();
+    for timer in timers.iter().filter(|timer| timer.signal == signal) {
+        if core::mem::take(&mut timer.state.lock().ignored) {
+            timer.send();
+        }
+    }
+}
+
 /// Deletes all timers of a process: it ends or runs another program.
 pub fn delete_all(process: &Process) {
     let timers: Vec<_> = core::mem::take(&mut *process.posix_timers.lock()).list.into_values().collect();
@@ -167,11 +175,11 @@ impl PosixTimer {
                 at if absolute => Some(at),
                 span => clock.now_ns().map(|now| now.saturating_add(span)),
             };
-            (state.waiting, state.overrun, state.last_overrun) = (false, 0, 0);
+            (state.waiting, state.ignored, state.last_overrun) = (false, false, 0);
             (old, state.schedule.set(clock, next, interval_ns))
         };
         drop(handle);
-        self.arm(0);
+        self.arm();
         old
     }
 
@@ -190,12 +198,12 @@ impl PosixTimer {
         self.state.lock().last_overrun
     }
 
-    fn arm(&self, earliest_ns: u64) {
+    fn arm(&self) {
         let Some(this) = self.this.upgrade() else { return };
         let silent = matches!(self.notify, Notify::Nobody);
         let old = {
             let mut state = self.state.lock();
-            if state.deleted || state.waiting || silent { None } else { state.schedule.arm(this, earliest_ns) }
+            if state.deleted || state.waiting || silent { None } else { state.schedule.arm(this, 0) }
         };
         drop(old);
     }
@@ -215,6 +223,14 @@ impl PosixTimer {
         self.queued.store(false, Ordering::Release);
     }
 
+    /// Its signal was dropped: nobody wants it now.
+    pub(super) fn dropped(&self) {
+        self.left_queue();
+        let mut state = self.state.lock();
+        state.ignored = state.waiting && state.schedule.interval_ns() != 0;
+        state.waiting = state.ignored;
+    }
+
     /// Its signal is being delivered: counts what was missed and starts the timer again. `None` where the signal tells of
     /// nothing any more.
     pub(super) fn delivered(&self) -> Option<i32> {
@@ -225,31 +241,33 @@ impl PosixTimer {
             }
             state.waiting = false;
             let missed = state.schedule.advance().saturating_sub(1);
-            let all = core::mem::take(&mut state.overrun).saturating_add(missed);
-            state.last_overrun = i32::try_from(all).unwrap_or(i32::MAX);
+            state.last_overrun = i32::try_from(missed).unwrap_or(i32::MAX);
             state.last_overrun
         };
-        self.arm(0);
+        self.arm();
         Some(overrun)
     }
 
-    fn send(&self) -> Sent {
-        let info = SignalInfo::timer(self.signal, self.id, self.value);
-        let Some(this) = self.this.upgrade() else { return Sent::Ignored };
+    /// Sends its signal; where nobody takes it, the entry is dropped.
+    fn send(&self) {
+        let Some(this) = self.this.upgrade() else { return };
         if self.queued.swap(true, Ordering::AcqRel) {
-            return Sent::Waits;
+            return;
         }
+        let info = SignalInfo::timer(self.signal, self.id, self.value);
         let entry = TimerSignal::new(this);
         match &self.notify {
-            Notify::Nobody => Sent::Ignored,
-            Notify::Process(process) => match process.upgrade() {
-                Some(process) => signal::send_timer(&process, None, self.signal, info, entry),
-                None => Sent::Ignored,
-            },
-            Notify::Thread(thread) => match thread.upgrade() {
-                Some(thread) => signal::send_timer(thread.process(), Some(&thread), self.signal, info, entry),
-                None => Sent::Ignored,
-            },
+            Notify::Nobody => {}
+            Notify::Process(process) => {
+                if let Some(process) = process.upgrade() {
+                    signal::send_timer(&process, None, self.signal, info, entry);
+                }
+            }
+            Notify::Thread(thread) => {
+                if let Some(thread) = thread.upgrade() {
+                    signal::send_timer(thread.process(), Some(&thread), self.signal, info, entry);
+                }
+            }
         }
     }
 }
@@ -265,20 +283,10 @@ impl TimerCallback for PosixTimer {
             }
             due
         };
-        if !due {
-            self.arm(0);
-            return;
+        if due {
+            self.send();
+        } else {
+            self.arm();
         }
-        if self.send() == Sent::Waits {
-            return;
-        }
-        // Nobody will take it: goes on by itself.
-        {
-            let mut state = self.state.lock();
-            state.waiting = false;
-            let missed = state.schedule.advance();
-            state.overrun = state.overrun.saturating_add(missed);
-        }
-        self.arm(IGNORED_STEP_NS);
     }
 }

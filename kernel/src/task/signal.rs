@@ -310,13 +310,18 @@ fn is_protected(process: &Process) -> bool {
 /// Whether the process would do nothing about the signal.
 fn is_ignored(process: &Process, signal: u32) -> bool {
     match process.actions.lock().get(signal).handler {
-        SIG_IGN => true,
         // Nobody is left to let a stopped process 1 go on.
         SIG_DFL if process.pid() == 1 && STOPS.contains(signal) => true,
-        SIG_DFL => {
-            is_protected(process) || matches!(default_action(signal), DefaultAction::Ignore | DefaultAction::Continue)
-        }
-        _ => false,
+        SIG_DFL if is_protected(process) => true,
+        handler => ignores(handler, signal),
+    }
+}
+
+/// Whether a handler of sigaction(2) means that nothing is done about the signal.
+pub fn ignores(handler: u64, signal: u32) -> bool {
+    match handler {
+        SIG_DFL => matches!(default_action(signal), DefaultAction::Ignore | DefaultAction::Continue),
+        handler => handler == SIG_IGN,
     }
 }
 

@@ -139,6 +139,46 @@ def what_a_timer_sent_goes_when_it_is_set_or_deleted():
 
 
 @check
+def timer_goes_on_when_its_signal_is_not_ignored_any_more():
+    def seen(limit=20 * NS):
+        code, overrun = wait_info(signal.SIGUSR1, limit)[1::2]
+        return code, overrun >= 5
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    timer, once = create(MONOTONIC), create(MONOTONIC)
+    settime(timer, 5_000_000, 5_000_000)
+    time.sleep(0.05)
+    # What waits is discarded.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    discarded = signal.SIGUSR1 not in signal.sigpending()
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    result = discarded, signal.SIGUSR1 in signal.sigpending(), seen(), seen()[0]
+    # What comes is ignored.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+    time.sleep(0.05)
+    left, interval = gettime(timer)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    result += 0 < left <= 5_000_000, interval, seen(), seen()[0]
+    raw.timer_delete(timer)
+    # One that expires once is gone with its signal, and one that was set again begins anew.
+    settime(once, 1)
+    time.sleep(0.02)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    result += (outcome(seen, 50_000_000),)
+    settime(once, 1, NS)
+    time.sleep(0.02)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    settime(once, 1_000 * NS, NS)
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    result += (outcome(seen, 50_000_000),)
+    raw.timer_delete(once)
+    return result
+
+
+@check
 def timer_at_an_absolute_time():
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     result = []
