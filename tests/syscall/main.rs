@@ -30,7 +30,7 @@ macro_rules! programs {
 
 programs! {
     accounting attributes clock_steering comparisons credentials descriptors elf files futexes job_control limits mappings memory mounts namespaces paths pidfds pipes places
-    poll priority_inheritance processes procfs pseudo_terminals quotas scheduling signals splice tcp_connections tcp_streams terminals threads timers times
+    poll priority_inheritance processes procfs pseudo_terminals quotas scheduling signals splice tagged_addresses tcp_connections tcp_streams terminals threads timers times
     udp_sockets unix_sockets watches
 }
 

@@ -318,6 +318,8 @@ pub trait Arch: 'static {
     /// `AT_HWCAP` and `AT_HWCAP2`.
     fn hwcap() -> (u64, u64);
 
+    /// The address that a program means by this one: without the tag that the CPU ignores.
+    fn untagged(address: UserAddr) -> UserAddr;
     /// Copies from user memory; on a fault returns how many bytes are missing.
     ///
     /// # Safety

@@ -6,20 +6,45 @@
 //! the caller lets go, copies without the lock, and tries again (`task/futex.rs`).
 
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 use abi::{Errno, Pod, Result};
 use hal::{Arch as _, UserAddr};
 
-use crate::arch::Arch;
+use crate::{arch::Arch, task::scheduler};
+
+/// An address as a program gave it, without the tag where the running thread may give one.
+#[inline(never)]
+pub fn given(address: u64) -> UserAddr {
+    let address = UserAddr::new(address);
+    meant(address).unwrap_or(address)
+}
+
+/// The address that a program means by this one. `None` for one with a tag, unless the running thread has asked for
+/// those to be taken (prctl(2), PR_SET_TAGGED_ADDR_CTRL): the CPU itself ignores tags in either case.
+#[inline]
+fn meant(address: UserAddr) -> Option<UserAddr> {
+    if Arch::untagged(address) == address { Some(address) } else { without_tag(address) }
+}
+
+#[cold]
+fn without_tag(address: UserAddr) -> Option<UserAddr> {
+    let takes_tags = scheduler::current().attributes.tagged_addresses.load(Ordering::Relaxed);
+    takes_tags.then(|| Arch::untagged(address))
+}
 
 /// Copies in as much of `out` as can be read; returns the bytes copied.
+#[inline(never)]
 pub fn copy_in_partial(from: UserAddr, out: &mut [u8]) -> usize {
+    let Some(from) = meant(from) else { return 0 };
     // SAFETY: `out` is valid for its length.
     out.len() - unsafe { Arch::copy_from_user(out.as_mut_ptr(), from, out.len()) }
 }
 
 /// Copies out as much of `bytes` as can be written; returns the bytes copied.
+#[inline(never)]
 pub fn copy_out_partial(to: UserAddr, bytes: &[u8]) -> usize {
+    let Some(to) = meant(to) else { return 0 };
     // SAFETY: `bytes` is valid for its length.
     bytes.len() - unsafe { Arch::copy_to_user(to, bytes.as_ptr(), bytes.len()) }
 }

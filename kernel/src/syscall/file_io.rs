@@ -89,7 +89,7 @@ pub fn pieces(address: UserAddr, count: usize) -> Result<Vec<UserSlice>> {
         }
         let len = len.min(MAX_TRANSFER - total);
         total += len;
-        pieces.push(UserSlice { address: UserAddr::new(piece.iov_base.addr() as u64), len });
+        pieces.push(UserSlice { address: user::given(piece.iov_base.addr() as u64), len });
     }
     Ok(pieces)
 }

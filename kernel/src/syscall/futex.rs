@@ -139,7 +139,7 @@ fn words(address: UserAddr, count: usize) -> Result<Vec<futex::Word>> {
             return Err(Errno::EINVAL);
         }
         let (private, expected) = (is_private(entry.flags)?, word(entry.val)?);
-        words.push(futex::Word { address: UserAddr::new(entry.uaddr), private, expected });
+        words.push(futex::Word { address: user::given(entry.uaddr), private, expected });
     }
     Ok(words)
 }

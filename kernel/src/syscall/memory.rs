@@ -155,7 +155,7 @@ fn refuse_hopeless(len: u64) -> Result<()> {
 
 /// [munmap(2)](https://man7.org/linux/man-pages/man2/munmap.2.html).
 pub fn sys_munmap(call: &mut Call<'_>) -> Result<u64> {
-    let range = page_range(call.raw(0), call.raw(1)).map_err(|_| Errno::EINVAL)?;
+    let range = page_range(call.mapped_address(0), call.raw(1)).map_err(|_| Errno::EINVAL)?;
     if range.is_empty() {
         return Err(Errno::EINVAL);
     }
@@ -166,7 +166,7 @@ pub fn sys_munmap(call: &mut Call<'_>) -> Result<u64> {
 /// [mprotect(2)](https://man7.org/linux/man-pages/man2/mprotect.2.html). Lacks: PROT_GROWSDOWN; PROT_BTI and PROT_MTE on
 /// CPUs that have them (EINVAL).
 pub fn sys_mprotect(call: &mut Call<'_>) -> Result<u64> {
-    let range = page_range(call.raw(0), call.raw(1))?;
+    let range = page_range(call.mapped_address(0), call.raw(1))?;
     let bits = call.uint(2);
     // Branch target identification and memory tagging are hints that may be refused.
     if bits & !KNOWN_PROTECTION != 0 {
@@ -190,7 +190,8 @@ pub fn sys_brk(call: &mut Call<'_>) -> Result<u64> {
 
 /// [mremap(2)](https://man7.org/linux/man-pages/man2/mremap.2.html).
 pub fn sys_mremap(call: &mut Call<'_>) -> Result<u64> {
-    let (address, old_len, new_len, flags, target) = (call.raw(0), call.raw(1), call.raw(2), call.uint(3), call.raw(4));
+    let (address, old_len, new_len) = (call.mapped_address(0), call.raw(1), call.raw(2));
+    let (flags, target) = (call.uint(3), call.raw(4));
     let may_move = flags & linux::MREMAP_MAYMOVE != 0;
     let fixed = flags & linux::MREMAP_FIXED != 0;
     let keep = flags & linux::MREMAP_DONTUNMAP != 0;
@@ -215,7 +216,7 @@ pub fn sys_mremap(call: &mut Call<'_>) -> Result<u64> {
 /// [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html). Advice about speed is taken and ignored. Lacks:
 /// huge pages and the merging of equal pages, which change nothing; MADV_COLLAPSE and MADV_HWPOISON (EINVAL).
 pub fn sys_madvise(call: &mut Call<'_>) -> Result<u64> {
-    advise(&*memory(call)?, call.raw(0), call.raw(1), call.uint(2))?;
+    advise(&*memory(call)?, call.mapped_address(0), call.raw(1), call.uint(2))?;
     Ok(0)
 }
 
@@ -253,7 +254,7 @@ pub fn advise(memory: &AddressSpace, address: u64, len: u64, advice: u32) -> Res
 /// [msync(2)](https://man7.org/linux/man-pages/man2/msync.2.html). Pages are the file's own, so there is nothing to
 /// write back.
 pub fn sys_msync(call: &mut Call<'_>) -> Result<u64> {
-    let range = page_range(call.raw(0), call.raw(1))?;
+    let range = page_range(call.mapped_address(0), call.raw(1))?;
     let flags = call.uint(2);
     if flags & !(linux::MS_ASYNC | linux::MS_SYNC | linux::MS_INVALIDATE) != 0
         || flags & linux::MS_ASYNC != 0 && flags & linux::MS_SYNC != 0
@@ -271,7 +272,7 @@ pub fn sys_msync(call: &mut Call<'_>) -> Result<u64> {
 pub fn sys_mincore(call: &mut Call<'_>) -> Result<u64> {
     /// Pages asked for at a time.
     const STEP: usize = 512;
-    let range = page_range(call.raw(0), call.raw(1))?;
+    let range = page_range(call.mapped_address(0), call.raw(1))?;
     let memory = memory(call)?;
     let mut pages = [0; STEP];
     for start in range.clone().step_by(STEP * PAGE_SIZE) {

@@ -25,8 +25,9 @@ pub fn check_may_lock(call: &Call<'_>) -> Result<()> {
 
 /// The whole pages of the range in arguments 0 and 1. EINVAL where it wraps around, ENOMEM beyond the address space.
 fn pages(call: &Call<'_>) -> Result<Range<u64>> {
-    let start = call.raw(0) & !(PAGE - 1);
-    let len = call.raw(1).checked_add(call.raw(0) - start).and_then(page_up).ok_or(Errno::EINVAL)?;
+    let address = call.mapped_address(0);
+    let start = address & !(PAGE - 1);
+    let len = call.raw(1).checked_add(address - start).and_then(page_up).ok_or(Errno::EINVAL)?;
     let end = start.checked_add(len).ok_or(Errno::EINVAL)?;
     if end > Arch::USER_END && len > 0 { Err(Errno::ENOMEM) } else { Ok(start..end) }
 }

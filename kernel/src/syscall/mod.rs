@@ -38,10 +38,10 @@ pub mod xattr;
 use alloc::{sync::Arc, vec::Vec};
 
 use abi::{Errno, Result, linux};
-use hal::{TrapFrame as _, UserAddr};
+use hal::{Arch as _, TrapFrame as _, UserAddr};
 
 use crate::{
-    arch::TrapFrame,
+    arch::{Arch, TrapFrame},
     fs::OpenFile,
     mm::{frames, user},
     task::{deferred, oom, process::Process, scheduler, thread::Thread},
@@ -82,7 +82,11 @@ impl Call<'_> {
     }
     /// As a pointer.
     pub fn address(&self, index: usize) -> UserAddr {
-        UserAddr::new(self.arguments[index])
+        user::given(self.arguments[index])
+    }
+    /// As an address of a mapping, of which the tag never counts.
+    pub fn mapped_address(&self, index: usize) -> u64 {
+        Arch::untagged(UserAddr::new(self.arguments[index])).get()
     }
     /// As a pointer that may be null.
     pub fn optional_address(&self, index: usize) -> Option<UserAddr> {

@@ -60,6 +60,17 @@ pub fn sys_prctl(call: &mut Call<'_>) -> Result<u64> {
             rest_is_zero()?;
             return Ok(u64::from(prctl::PR_MCE_KILL_DEFAULT));
         }
+        prctl::PR_SET_TAGGED_ADDR_CTRL => {
+            rest_is_zero()?;
+            if value & !u64::from(prctl::PR_TAGGED_ADDR_ENABLE) != 0 {
+                return Err(Errno::EINVAL);
+            }
+            attributes.tagged_addresses.store(value != 0, Relaxed);
+        }
+        prctl::PR_GET_TAGGED_ADDR_CTRL if value == 0 => {
+            rest_is_zero()?;
+            return Ok(attributes.tagged_addresses.load(Relaxed).into());
+        }
         prctl::PR_GET_THP_DISABLE if value == 0 => rest_is_zero()?,
         _ => return credentials::credentials_prctl(call),
     }

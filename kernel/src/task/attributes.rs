@@ -22,6 +22,8 @@ pub struct Attributes {
     pub priority: AtomicU32,
     /// SCHED_RESET_ON_FORK.
     pub reset_on_fork: AtomicBool,
+    /// PR_SET_TAGGED_ADDR_CTRL: calls take addresses with a tag in the byte that the CPU ignores.
+    pub tagged_addresses: AtomicBool,
     /// ioprio_set(2): class and level.
     pub io_priority: AtomicU32,
     /// How many urgent threads wait for locks it owns (`futex_pi`): as long as there is one it is urgent itself.
@@ -37,6 +39,7 @@ impl Default for Attributes {
             policy: AtomicU32::new(linux::SCHED_NORMAL),
             priority: AtomicU32::new(0),
             reset_on_fork: AtomicBool::new(false),
+            tagged_addresses: AtomicBool::new(false),
             io_priority: AtomicU32::new(0),
             waited_for: Arc::new(AtomicUsize::new(0)),
         }
@@ -79,6 +82,7 @@ impl Attributes {
         let slack = parent.timer_slack_ns.load(Relaxed);
         self.timer_slack_ns.store(slack, Relaxed);
         self.default_timer_slack_ns.store(slack, Relaxed);
+        self.tagged_addresses.store(parent.tagged_addresses.load(Relaxed), Relaxed);
         self.io_priority.store(parent.io_priority.load(Relaxed), Relaxed);
         if parent.reset_on_fork.load(Relaxed) {
             return;

@@ -476,6 +476,7 @@ pub fn replace(thread: &Arc<Thread>, frame: &mut TrapFrame, file: Path, program:
         let mut signals = thread.signals.lock();
         signals.alt_stack = AltStack::default();
     }
+    thread.attributes.tagged_addresses.store(false, Ordering::Relaxed);
     if loaded.secure {
         // What a program that gains rights must not be run with (PER_CLEAR_ON_SETID).
         thread.identity.set_personality(0);

@@ -7,7 +7,7 @@ use alloc::{collections::VecDeque, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use abi::{Errno, Result};
-use hal::{FaultAccess, UserAddr};
+use hal::{Arch as _, FaultAccess, UserAddr};
 
 use super::{
     futex_pi, scheduler,
@@ -15,6 +15,7 @@ use super::{
     wait::{self, WaitError, Wake as _},
 };
 use crate::{
+    arch::Arch,
     mm::{address_space::AddressSpace, user},
     sync::IrqLock,
 };
@@ -67,6 +68,9 @@ fn bucket_index(key: &Key) -> usize {
 pub(super) fn key(address: UserAddr, private: bool) -> Result<Key> {
     if !address.get().is_multiple_of(4) {
         return Err(Errno::EINVAL);
+    }
+    if address.get() >= Arch::USER_END {
+        return Err(Errno::EFAULT);
     }
     let memory = scheduler::current().memory().ok_or(Errno::EFAULT)?;
     if !private && let Some((owner, offset)) = memory.shared_key(address) {

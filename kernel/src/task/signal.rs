@@ -603,12 +603,17 @@ fn enter_handler(
     let address = top.wrapping_sub(Arch::SIGNAL_FRAME_SIZE as u64) & !15;
     let is_fault = matches!(signal, linux::SIGSEGV | linux::SIGBUS | linux::SIGILL | linux::SIGFPE | linux::SIGTRAP)
         && info.code() > 0;
+    let fault_address = if is_fault { Arch::untagged(UserAddr::new(info.word(16))).get() } else { 0 };
+    let mut info = *info;
+    if is_fault && action.flags & u64::from(linux::SA_EXPOSE_TAGBITS) == 0 {
+        info = info.with(16, &fault_address.to_ne_bytes());
+    }
     let setup = SignalSetup {
         signal,
         info: *info.bytes(),
         mask: old_mask.bits(),
         alt_stack: (alt_stack.address, alt_stack.flags, alt_stack.size),
-        fault_address: if is_fault { info.word(16) } else { 0 },
+        fault_address,
         handler: UserAddr::new(action.handler),
         restorer: UserAddr::new(if action.flags & SA_RESTORER != 0 {
             action.restorer

@@ -58,8 +58,10 @@ impl TrapHandler<Arch> for Handler {
     fn user_fault(&self, frame: &mut TrapFrame, address: UserAddr, access: FaultAccess) {
         let thread = scheduler::current();
         thread.measure_kernel_time();
+        // The signal tells the tag, too, where its handler asks for it.
+        let meant = Arch::untagged(address);
         let result = match thread.memory() {
-            Some(memory) if address.get() < Arch::USER_END => resolve(&memory, address, access),
+            Some(memory) if meant.get() < Arch::USER_END => resolve(&memory, meant, access),
             _ => Err((linux::SIGSEGV, linux::SEGV_MAPERR)),
         };
         let Err((signal, code)) = result else {

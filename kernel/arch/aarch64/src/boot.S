@@ -114,8 +114,9 @@ arch_secondary_entry:
 enable_mmu:
     ldr     x0, ={mair}
     msr     mair_el1, x0
-    // TCR_EL1: 48-bit halves, 4 KiB granules, write-back inner-shareable walks; IPS and ASID size as the CPU has.
-    ldr     x0, =((16 << 0) | (16 << 16) | (1 << 8) | (1 << 10) | (3 << 12) | (1 << 24) | (1 << 26) | (3 << 28) | (2 << 30))
+    // TCR_EL1: 48-bit halves, 4 KiB granules, write-back inner-shareable walks, the top byte of programs' addresses ignored
+    // (TBI0); IPS and ASID size as the CPU has.
+    ldr     x0, =((1 << 37) | (16 << 0) | (16 << 16) | (1 << 8) | (1 << 10) | (3 << 12) | (1 << 24) | (1 << 26) | (3 << 28) | (2 << 30))
     mrs     x1, id_aa64mmfr0_el1
     and     x2, x1, #0xf
     cmp     x2, #5

@@ -150,6 +150,11 @@ impl Arch for Aarch64 {
         cpu::hwcap()
     }
 
+    fn untagged(address: UserAddr) -> UserAddr {
+        // TCR_EL1.TBI0 (Arm ARM D8.2.1, address tagging): bits 63:56 do not count where bit 55 is 0.
+        let address = address.get();
+        UserAddr::new(address & ((address << 8).cast_signed() >> 8).cast_unsigned())
+    }
     unsafe fn copy_from_user(to: *mut u8, from: UserAddr, len: usize) -> usize {
         // SAFETY: the same contract.
         unsafe { user_copy::copy_from_user(to, from, len) }
