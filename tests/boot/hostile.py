@@ -276,11 +276,11 @@ import ctypes
 call = ctypes.CDLL(None, use_errno=True).syscall
 call.restype = ctypes.c_long
 longs = lambda *values: map(ctypes.c_long, values)
-at = 1 << 40
-while call(222, *longs(at, 4096, 3, 0x32, -1, 0)) == at:
+MMAP, MADVISE, DONTNEED, LENGTH = 222, 233, 4, 1 << 46
+start = call(MMAP, *longs(0, LENGTH, 3, 0x4022, -1, 0))
+for at in range(start, start + LENGTH, 2 << 20):
     ctypes.c_byte.from_address(at).value = 1
-    call(215, *longs(at, 4096))
-    at += 2 << 20
+    call(MADVISE, *longs(at, 4096, DONTNEED))
 bytes(64 << 20)
 b = bytearray(8 << 20)
 """

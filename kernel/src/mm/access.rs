@@ -123,10 +123,9 @@ impl AddressSpace {
         self.inner.lock().resident
     }
 
-    /// Pages that would come back if it went: those present, and its page tables.
-    pub fn held_pages(&self) -> u64 {
-        let inner = self.inner.lock();
-        inner.resident + inner.table.tables(&Tables) as u64
+    /// Pages of its page tables.
+    pub fn table_pages(&self) -> u64 {
+        self.inner.lock().table.tables(&Tables) as u64
     }
 
     /// The most pages that were present at once.

@@ -21,7 +21,7 @@ use klib::{
 use super::{
     fault::FaultOutcome,
     frames::FrameRef,
-    kernel_space::Tables,
+    kernel_space::{KeptTables, Tables},
     limits::Limits,
     mapping::{Mapping, OnFork, Protection, Purpose, Source},
     object::Mappers,
@@ -39,6 +39,9 @@ pub const LOWEST_ADDRESS: u64 = 64 << 10;
 const MAX_MAPPINGS: usize = 65530;
 /// Up to this many pages are flushed from the TLB one by one; beyond, the whole address space is.
 const FLUSH_SINGLY: u64 = 32;
+
+/// Bytes that a table of pages maps.
+const TABLE_SPAN: u64 = 2 << 20;
 
 /// What a process's memory consists of.
 pub(super) struct Inner {
@@ -275,15 +278,22 @@ impl AddressSpace {
     /// Removes mappings and pages of a range; files and frames go when the result is dropped, after the lock.
     fn take_out(&self, inner: &mut Inner, range: Range<u64>) -> Removed {
         let mappings = inner.map.remove(range.clone());
-        let frames = if mappings.is_empty() { Vec::new() } else { self.take_pages(inner, range) };
+        let frames = if mappings.is_empty() {
+            Vec::new()
+        } else {
+            let free_tables = inner.frees_tables(&range);
+            self.take_pages(inner, range, free_tables)
+        };
         Removed { mappings, frames, ..Removed::default() }
     }
 
-    /// Removes the pages of a range, leaving mappings.
-    fn take_pages(&self, inner: &mut Inner, range: Range<u64>) -> Vec<FrameRef> {
+    /// Removes the pages of a range, leaving mappings; with `free_tables`, the tables that hold nothing then, too.
+    fn take_pages(&self, inner: &mut Inner, range: Range<u64>, free_tables: bool) -> Vec<FrameRef> {
         let mut frames = Vec::new();
         let mut taken = 0;
-        let result = inner.table.unmap(&mut Tables, range.clone(), false, |_, _, leaf| {
+        let flush = || self.flush_space();
+        let mut tables = KeptTables::new(&flush);
+        let result = inner.table.unmap(&mut tables, range.clone(), free_tables, |_, _, leaf| {
             // SAFETY: the entry held the reference that `install` or `fork` put there.
             let frame = unsafe { FrameRef::from_raw(PhysAddr::new(leaf.pa)) };
             taken += 1;
@@ -297,7 +307,10 @@ impl AddressSpace {
         debug_assert!(result.is_ok(), "user pages are 4 KiB");
         inner.peak = inner.peak.max(inner.resident);
         inner.resident -= taken;
-        if !frames.is_empty() {
+        if tables.is_flush_due() {
+            // What leads to a table may be cached as well, which only this drops (Arm ARM D8.17.5).
+            self.flush_space();
+        } else if !frames.is_empty() {
             self.flush_range(&range);
         }
         frames
@@ -332,7 +345,7 @@ impl AddressSpace {
                     }
                 });
                 for at in found {
-                    frames.extend(self.take_pages(&mut inner, at..at + PAGE));
+                    frames.extend(self.take_pages(&mut inner, at..at + PAGE, false));
                 }
             }
             frames
@@ -373,7 +386,7 @@ impl AddressSpace {
                 pieces.push(piece.start.max(range.start)..piece.end.min(range.end));
             }
             for piece in pieces {
-                frames.extend(self.take_pages(&mut inner, piece));
+                frames.extend(self.take_pages(&mut inner, piece, false));
             }
             outcome
         };
@@ -588,7 +601,10 @@ impl AddressSpace {
                 } else {
                     frames.moved = inner.map.remove(kept.clone());
                 }
-                self.move_pages(&inner, kept, address);
+                self.move_pages(&inner, kept.clone(), address);
+                if inner.frees_tables(&kept) {
+                    self.take_pages(&mut inner, kept, true);
+                }
                 (address, frames)
             } else {
                 return Err(Errno::ENOMEM);
@@ -683,6 +699,14 @@ impl Inner {
         if self.map.len() >= MAX_MAPPINGS || super::frames::is_short() { Err(Errno::ENOMEM) } else { Ok(()) }
     }
 
+    /// Whether all that a table of pages maps lies in `range`, where nothing is mapped any more, and beside it.
+    fn frees_tables(&self, range: &Range<u64>) -> bool {
+        let (first, last) = (range.start & !(TABLE_SPAN - 1), range.end.next_multiple_of(TABLE_SPAN));
+        let start = if self.map.is_free(first..range.start) { first } else { first + TABLE_SPAN };
+        let end = if self.map.is_free(range.end..last) { last } else { last - TABLE_SPAN };
+        start < end && self.map.is_free(range.clone())
+    }
+
     /// A free place for `len` bytes: at `hint` where that is free, else as high as possible.
     fn place(&self, hint: u64, len: u64) -> Result<u64> {
         let hint = hint & !(PAGE_SIZE as u64 - 1);
@@ -698,15 +722,13 @@ impl Inner {
 
     /// Makes the tables that the pages of a range need at `address`. ENOMEM.
     fn reserve_tables(&self, range: Range<u64>, address: u64) -> Result<()> {
-        /// Bytes that one table of pages maps.
-        const TABLE: u64 = 2 << 20;
         let (mut result, mut last) = (Ok(()), None);
         self.table.visit(&Tables, range.clone(), |at, _, _| {
             let to = address + (at - range.start);
-            if result.is_err() || last == Some(to / TABLE) {
+            if result.is_err() || last == Some(to / TABLE_SPAN) {
                 return;
             }
-            last = Some(to / TABLE);
+            last = Some(to / TABLE_SPAN);
             let made = self.table.fill_pages(&mut Tables, to..to + PAGE_SIZE as u64, |_| None);
             if made.is_err() || super::frames::is_short() {
                 result = Err(Errno::ENOMEM);

@@ -103,6 +103,51 @@ impl Tables {
     }
 }
 
+/// As [`Tables`], for a program's tables in use: the hardware may walk one that was taken out until the flush, so it is
+/// kept as long as this lives.
+pub struct KeptTables<'a> {
+    kept: Vec<u64>,
+    flush: &'a dyn Fn(),
+}
+
+impl<'a> KeptTables<'a> {
+    /// None kept yet. `flush` drops what is cached of any table.
+    pub fn new(flush: &'a dyn Fn()) -> Self {
+        Self { kept: Vec::new(), flush }
+    }
+
+    /// Whether tables were taken out, and a flush is due.
+    pub fn is_flush_due(&self) -> bool {
+        !self.kept.is_empty()
+    }
+}
+
+impl TableMemory for KeptTables<'_> {
+    fn alloc_table(&mut self) -> Option<u64> {
+        Tables.alloc_table()
+    }
+    fn free_table(&mut self, table: u64) {
+        if self.kept.try_reserve(1).is_ok() {
+            self.kept.push(table);
+        } else {
+            (self.flush)();
+            Tables.free_table(table);
+        }
+    }
+    fn read(&self, table: u64, index: usize) -> u64 {
+        Tables.read(table, index)
+    }
+    fn write(&mut self, table: u64, index: usize, entry: u64) {
+        Tables.write(table, index, entry);
+    }
+}
+
+impl Drop for KeptTables<'_> {
+    fn drop(&mut self) {
+        self.kept.iter().for_each(|table| Tables.free_table(*table));
+    }
+}
+
 impl TableMemory for Tables {
     fn alloc_table(&mut self) -> Option<u64> {
         if let Some(frame) = frames::alloc_kernel(0) {

@@ -36,7 +36,9 @@ pub fn relieve() {
     if !candidates.iter().any(|process| process.is_exiting()) || now.saturating_sub(*chosen_ns) > PATIENCE_NS {
         *chosen_ns = now;
         candidates.retain(|process| !process.is_exiting());
-        let pages = |process: &&Arc<Process>| process.memory().map_or(0, |memory| memory.held_pages());
+        let pages = |process: &&Arc<Process>| {
+            process.memory().map_or(0, |memory| memory.resident_pages() + memory.table_pages())
+        };
         let others = candidates.iter().filter(|process| process.pid() != 1).max_by_key(pages);
         if let Some(victim) = others.or(candidates.first()) {
             log::error!("out of memory: {}[{}] ended, it had {} KiB", victim.name(), victim.pid(), pages(&victim) * 4);

@@ -11,6 +11,7 @@ from harness import KERNEL, PAGE, UNMAPPED, check, fresh, in_child, outcome, raw
 
 READ, WRITE, EXECUTE = 1, 2, 4
 SHARED, PRIVATE, FIXED, ANONYMOUS, NORESERVE, NOREPLACE = 1, 2, 0x10, 0x20, 0x4000, 0x100000
+NOHUGEPAGE = 15
 BOTH = READ | WRITE
 
 
@@ -396,3 +397,30 @@ def out_of_memory_fails_without_hanging():
         print(place, flush=True)
 
     return in_child(greedy)
+
+
+def page_tables():
+    """KiB of page tables."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmPTE"))
+
+
+@check
+def page_tables_go_with_what_they_map():
+    gib = 1 << 30
+    before = page_tables()
+    place = area(256 * gib // PAGE, BOTH, PRIVATE | ANONYMOUS | NORESERVE)
+    raw.madvise(place, 256 * gib, NOHUGEPAGE)
+    for at in range(place, place + 256 * gib, gib // 2):
+        poke(at, b"x")
+    all_of_it = page_tables() - before
+    raw.munmap(place + 64 * gib, 128 * gib)
+    half = page_tables() - before
+    kept = peek(place), peek(place + 256 * gib - gib // 2)
+    raw.munmap(place, 256 * gib)
+    none = page_tables() - before
+    for at in range(place, place + 256 * gib, gib):
+        area(1, BOTH, PRIVATE | ANONYMOUS | FIXED, address=at)
+        poke(at, b"x")
+        raw.munmap(at, PAGE)
+    return all_of_it >= 3072, half < all_of_it * 5 // 8, kept, none <= 16, page_tables() - before <= 16

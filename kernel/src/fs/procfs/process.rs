@@ -401,7 +401,7 @@ fn status(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
             ("VmStk", stack),
             ("VmExe", code),
             ("VmLib", 0),
-            ("VmPTE", 0),
+            ("VmPTE", kib(memory.table_pages() - 1)),
             ("VmSwap", 0),
         ] {
             let _ = writeln!(text, "{name}:\t{value:>8} kB");
