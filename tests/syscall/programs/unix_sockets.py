@@ -403,6 +403,32 @@ def nonblocking_stream_fills_up():
 
 
 @check
+def datagram_socket_hears_of_room_in_a_peer_it_got_later():
+    server, first, later = bound("room", DATAGRAM), *(socket.socket(socket.AF_UNIX, DATAGRAM) for _ in range(2))
+    first.connect("room")
+    first.setblocking(False)
+    later.setblocking(False)
+    sent = 0
+    while outcome(first.send, b"x") == 1:
+        sent += 1
+    result = []
+    for mode in (0, select.EPOLLET):
+        poll = select.epoll()
+        poll.register(later, select.EPOLLOUT | mode)
+        result.append(len(poll.poll(0)))
+        later.connect("room")
+        poll.poll(0)
+        result += [outcome(later.send, b"y"), len(poll.poll(0))]
+        reader = threading.Timer(0.05, server.recv, [10])
+        reader.start()
+        result += [len(poll.poll(20)), outcome(later.send, b"y")]
+        reader.join()
+        poll.close()
+        raw.connect(later.fileno(), bytes(16), 16)
+    return sent, result
+
+
+@check
 def large_transfer_arrives_whole():
     left, right = pair()
     data = bytes(range(256)) * 8000

@@ -1,8 +1,9 @@
 //! One end of AF_UNIX communication: its inbox, its peer, and how it ends.
 //!
 //! An [`Endpoint`] receives into its own inbox and sends into the inbox of its peer; every change that concerns an
-//! endpoint wakes its one event queue, so that whoever registered there hears of it, whoever the peer is by then. No
-//! two endpoints are locked at once. Peers refer to each other strongly; [`Endpoint::close`] breaks the circle.
+//! endpoint wakes its one event queue, so that whoever registered there hears of it, whoever the peer is by then: room in
+//! a datagram's receiver wakes the queues of all that are connected to it. No two endpoints are locked at once. Peers
+//! refer to each other strongly; [`Endpoint::close`] breaks the circle.
 
 use alloc::{
     collections::VecDeque,
@@ -20,7 +21,11 @@ use super::{
 use crate::{
     fs::socket::{Credentials, SocketType},
     sync::IrqLock,
-    task::{process::Process, scheduler, wait::WaitQueue},
+    task::{
+        process::Process,
+        scheduler,
+        wait::{Registration, WaitQueue, Wake},
+    },
 };
 
 /// The default of SO_SNDBUF and SO_RCVBUF, in bytes (/proc/sys/net/core/wmem_default).
@@ -63,6 +68,8 @@ pub(super) enum Phase {
 pub(super) struct State {
     pub(super) phase: Phase,
     pub(super) peer: Option<Arc<Endpoint>>,
+    /// With the peer of a datagram socket: its room is news here.
+    peer_room: Option<Registration>,
     pub(super) name: Option<Arc<Name>>,
     pub(super) inbox: VecDeque<Message>,
     /// The sum of the messages' charges.
@@ -87,6 +94,8 @@ pub(super) struct Endpoint {
     pub(super) kind: SocketType,
     pub(super) state: IrqLock<State>,
     pub(super) events: Arc<WaitQueue>,
+    /// Woken when a datagram left the inbox or none is taken any more, for who is connected to this endpoint.
+    room: Arc<WaitQueue>,
     /// SO_SNDBUF; outside the lock because the receiving side looks at it.
     pub(super) send_buffer: AtomicUsize,
 }
@@ -115,6 +124,15 @@ pub(super) fn sender_credentials() -> Credentials {
     Credentials { pid: thread.process().pid(), uid: who.user.real, gid: who.group.real }
 }
 
+/// Passes a wake on.
+struct PassOn(Arc<WaitQueue>);
+
+impl Wake for PassOn {
+    fn wake(&self) {
+        self.0.wake_all();
+    }
+}
+
 impl Endpoint {
     pub(super) fn new(kind: SocketType) -> Arc<Self> {
         Arc::new(Self {
@@ -122,6 +140,7 @@ impl Endpoint {
             state: IrqLock::new(State {
                 phase: Phase::Unconnected,
                 peer: None,
+                peer_room: None,
                 name: None,
                 inbox: VecDeque::new(),
                 charge: 0,
@@ -135,16 +154,20 @@ impl Endpoint {
                 receive_buffer: DEFAULT_BUFFER,
             }),
             events: Arc::new(WaitQueue::new()),
+            room: Arc::new(WaitQueue::new()),
             send_buffer: AtomicUsize::new(DEFAULT_BUFFER),
         })
     }
 
     /// Makes a connection of two endpoints that nobody else knows yet, or of one that nobody knows and another.
     pub(super) fn join(self: &Arc<Self>, peer: &Arc<Self>, peer_identity: Option<Identity>) {
+        if !self.is_connection_oriented() {
+            self.set_peer(Some(peer.clone()));
+        }
         let mut state = self.state.lock();
-        state.peer = Some(peer.clone());
         state.peer_identity = peer_identity;
         if self.is_connection_oriented() {
+            state.peer = Some(peer.clone());
             state.phase = Phase::Connected;
         }
     }
@@ -156,6 +179,23 @@ impl Endpoint {
 
     pub(super) fn peer(&self) -> Option<Arc<Self>> {
         self.state.lock().peer.clone()
+    }
+
+    /// Gives a datagram socket another peer, or none.
+    pub(super) fn set_peer(&self, peer: Option<Arc<Self>>) {
+        let room = peer.as_ref().map(|peer| Registration::new(&peer.room, Arc::new(PassOn(self.events.clone()))));
+        let old = {
+            let mut state = self.state.lock();
+            (core::mem::replace(&mut state.peer, peer), core::mem::replace(&mut state.peer_room, room))
+        };
+        drop(old);
+        self.events.wake_all();
+    }
+
+    /// Something about what this endpoint receives has changed: tells its owner, and who sends to it.
+    pub(super) fn changed(&self) {
+        self.events.wake_all();
+        self.room.wake_all();
     }
 
     pub(super) fn send_limit(&self) -> usize {
@@ -184,8 +224,11 @@ impl Endpoint {
                 Phase::Listening { pending, .. } => pending,
                 _ => VecDeque::new(),
             };
-            (state.peer.take(), core::mem::take(&mut state.inbox), state.name.clone(), pending)
+            let peer = (state.peer.take(), state.peer_room.take());
+            (peer, core::mem::take(&mut state.inbox), state.name.clone(), pending)
         };
+        let (peer, peer_room) = peer;
+        drop(peer_room);
         if let Some(name) = name {
             name::release(&name, self);
         }
@@ -202,7 +245,7 @@ impl Endpoint {
             }
             embryo.close();
         }
-        self.events.wake_all();
+        self.changed();
         drop(inbox);
         in_flight::collect();
     }

@@ -137,8 +137,7 @@ impl UnixSocket {
     fn connect_datagram(&self, address: &[u8]) -> Result<()> {
         let endpoint = &self.endpoint;
         if name::is_unspecified(address) {
-            let old = endpoint.state.lock().peer.take();
-            drop(old);
+            endpoint.set_peer(None);
             return Ok(());
         }
         self.name_if_credentials_are_passed()?;
@@ -150,9 +149,7 @@ impl UnixSocket {
         if others {
             return Err(Errno::EPERM);
         }
-        let old = endpoint.state.lock().peer.replace(peer);
-        drop(old);
-        endpoint.events.wake_all();
+        endpoint.set_peer(Some(peer));
         Ok(())
     }
 
@@ -292,7 +289,7 @@ impl SocketOps for UnixSocket {
             }
             peer.events.wake_all();
         }
-        endpoint.events.wake_all();
+        endpoint.changed();
         Ok(())
     }
 
@@ -333,11 +330,6 @@ impl SocketOps for UnixSocket {
     fn poll(&self, table: &mut PollTable<'_>) -> PollEvents {
         let endpoint = &self.endpoint;
         table.add(&endpoint.events);
-        if endpoint.kind == SocketType::Datagram
-            && let Some(peer) = endpoint.peer()
-        {
-            table.add(&peer.events);
-        }
         let (mut events, may_send) = {
             let state = endpoint.state.lock();
             let mut events = PollEvents::ERR.when(state.error.is_some())

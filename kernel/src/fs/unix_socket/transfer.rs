@@ -228,14 +228,9 @@ impl Endpoint {
 
     /// A datagram socket's connection ends when its peer is found closed.
     fn forget_peer(&self, peer: &Self) {
-        let old = {
-            let mut state = self.state.lock();
-            match &state.peer {
-                Some(current) if core::ptr::eq(Arc::as_ptr(current), peer) => state.peer.take(),
-                _ => None,
-            }
-        };
-        drop(old);
+        if self.peer().is_some_and(|current| core::ptr::eq(Arc::as_ptr(&current), peer)) {
+            self.set_peer(None);
+        }
     }
 
     /// Whether poll(2) reports room to send.
@@ -252,7 +247,7 @@ impl Endpoint {
     /// After bytes left the inbox, which counted `charge_before`: tells a sender that may wait for room.
     fn made_room(&self, charge_before: usize) {
         if self.kind == SocketType::Datagram {
-            self.events.wake_all();
+            self.changed();
         }
         if let Some(peer) = self.peer()
             && (self.kind != SocketType::Stream || charge_before.saturating_mul(4) > peer.send_limit())
