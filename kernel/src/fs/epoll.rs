@@ -103,10 +103,11 @@ impl List {
 /// Watched files of all instances.
 static NR_WATCHES: AtomicUsize = AtomicUsize::new(0);
 
+/// About what one takes, in bytes.
+const COST: usize = 512;
+
 /// How many there may be (/proc/sys/fs/epoll/max_user_watches): what they take of memory is at most a 25th of it.
 pub fn max_watches() -> usize {
-    /// About what one takes, in bytes.
-    const COST: usize = 512;
     frames::stats().total * PAGE_SIZE / 25 / COST
 }
 
@@ -448,6 +449,10 @@ impl FileOps for Epoll {
 
     fn description(&self) -> String {
         String::from("anon_inode:[eventpoll]")
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.items.lock().map.len() * COST
     }
 
     fn as_any(&self) -> &dyn core::any::Any {

@@ -239,6 +239,17 @@ impl FdTable {
         self.slots.lock().list.iter().flatten().count()
     }
 
+    /// Bytes of memory that come back when all are closed, as far as nobody else has them open.
+    pub fn held_bytes(&self) -> usize {
+        let mut held = 0;
+        let mut from = 0;
+        while let Some(fd) = self.next(from) {
+            held += self.get(fd).map_or(0, |file| file.held_bytes());
+            from = fd as usize + 1;
+        }
+        held
+    }
+
     /// One past the highest open descriptor.
     pub fn end(&self) -> usize {
         self.slots.lock().used()

@@ -464,6 +464,11 @@ pub trait FileOps: Send + Sync {
         String::new()
     }
 
+    /// Bytes of memory that what waits in it takes: they come back when it is closed.
+    fn held_bytes(&self) -> usize {
+        0
+    }
+
     /// Pages to map, where they are not the inode's.
     fn vm_object(&self) -> Option<Arc<dyn VmObject>> {
         None

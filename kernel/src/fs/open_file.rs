@@ -68,9 +68,12 @@ pub fn nr_open() -> usize {
     NR_OPEN.load(Ordering::Relaxed)
 }
 
-/// How many there may be (/proc/sys/fs/file-max): with 1 KiB each, a tenth of memory.
+/// About what one takes, in bytes.
+const COST: usize = 1024;
+
+/// How many there may be (/proc/sys/fs/file-max): a tenth of memory.
 pub fn max_open() -> usize {
-    frames::stats().total * PAGE_SIZE / 1024 / 10
+    frames::stats().total * PAGE_SIZE / COST / 10
 }
 
 /// ENFILE where there are too many for the running process to keep one more. Unlike Linux's, the limit holds for user
@@ -189,6 +192,13 @@ impl OpenFile {
     /// The inode, where it has one.
     pub fn inode(&self) -> Option<&Arc<dyn Inode>> {
         self.path.as_ref().map(|path| path.inode())
+    }
+
+    /// Bytes of memory that come back when it is closed for good: its own, what waits in it, and the pages of a file that
+    /// has no name any more.
+    pub fn held_bytes(&self) -> usize {
+        let nameless = self.inode().map(|inode| inode.metadata()).filter(|metadata| metadata.links == 0);
+        COST + self.ops.held_bytes() + nameless.map_or(0, |metadata| metadata.blocks as usize * 512)
     }
 
     /// What it does.

@@ -195,6 +195,11 @@ pub trait SocketOps: Send + Sync {
     fn receive(&self, message: &mut Incoming<'_, '_>) -> Result<usize>;
     /// poll(2).
     fn poll(&self, table: &mut PollTable<'_>) -> PollEvents;
+    /// Bytes of memory that what waits to be received takes; not of families whose sockets get no more than a part of
+    /// memory together.
+    fn held_bytes(&self) -> usize {
+        0
+    }
     /// getsockopt(2), for what [`Socket`] does not answer itself.
     fn option(&self, level: u32, name: u32) -> Result<Vec<u8>>;
     /// setsockopt(2), for what [`Socket`] does not do itself.
@@ -500,6 +505,10 @@ impl FileOps for Socket {
 
     fn description(&self) -> String {
         format!("socket:[{}]", self.inode)
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.ops.held_bytes()
     }
 
     fn as_any(&self) -> &dyn core::any::Any {

@@ -1,4 +1,7 @@
 //! Out of memory: ends the process that has most of it, so that the others and the kernel can go on.
+//!
+//! What counts is what would come back: its pages and page tables, and what waits in its pipes, sockets and the like, which
+//! is the kernel's memory and so in no page table.
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +13,7 @@ use super::{
     process::{self, ExitStatus, Process},
     scheduler,
 };
-use crate::{sync::PlainLock, time};
+use crate::{mm::PAGE_SIZE, sync::PlainLock, time};
 
 /// How long a process may take to end, in nanoseconds.
 const PATIENCE_NS: u64 = 2_000_000_000;
@@ -25,6 +28,12 @@ pub fn take_ended_process_one() -> bool {
     ENDED_PROCESS_ONE.swap(false, Ordering::Relaxed)
 }
 
+/// Pages that would come back if a process ended.
+fn held_pages(process: &Process) -> u64 {
+    let mapped = process.memory().map_or(0, |memory| memory.resident_pages() + memory.table_pages());
+    mapped + (process.files().held_bytes() / PAGE_SIZE) as u64
+}
+
 /// Ends the largest process, process 1 only where it is alone, unless one is ending already; then lets it run. One that
 /// does not come to its end for long waits, maybe for the caller: then another is ended, too.
 pub fn relieve() {
@@ -36,12 +45,10 @@ pub fn relieve() {
     if !candidates.iter().any(|process| process.is_exiting()) || now.saturating_sub(*chosen_ns) > PATIENCE_NS {
         *chosen_ns = now;
         candidates.retain(|process| !process.is_exiting());
-        let pages = |process: &&Arc<Process>| {
-            process.memory().map_or(0, |memory| memory.resident_pages() + memory.table_pages())
-        };
-        let others = candidates.iter().filter(|process| process.pid() != 1).max_by_key(pages);
-        if let Some(victim) = others.or(candidates.first()) {
-            log::error!("out of memory: {}[{}] ended, it had {} KiB", victim.name(), victim.pid(), pages(&victim) * 4);
+        let others = candidates.iter().filter(|process| process.pid() != 1);
+        let largest = others.map(|process| (held_pages(process), process)).max_by_key(|(pages, _)| *pages);
+        if let Some((pages, victim)) = largest.or(candidates.first().map(|only| (held_pages(only), only))) {
+            log::error!("out of memory: {}[{}] ended, it had {} KiB", victim.name(), victim.pid(), pages * 4);
             ENDED_PROCESS_ONE.fetch_or(victim.pid() == 1, Ordering::Relaxed);
             exit::request_exit(victim, ExitStatus::Signaled(linux::SIGKILL, false));
         }

@@ -524,6 +524,10 @@ impl FileOps for PipeEnd {
         format!("pipe:[{}]", self.pipe.inode)
     }
 
+    fn held_bytes(&self) -> usize {
+        self.pipe.state.lock().chunks.len() * PAGE_SIZE
+    }
+
     fn as_any(&self) -> &dyn core::any::Any {
         self
     }

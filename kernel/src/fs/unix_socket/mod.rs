@@ -353,6 +353,10 @@ impl SocketOps for UnixSocket {
         events
     }
 
+    fn held_bytes(&self) -> usize {
+        self.endpoint.state.lock().charge
+    }
+
     fn option(&self, level: u32, name: u32) -> Result<Vec<u8>> {
         if level != net::SOL_SOCKET {
             return Err(Errno::EOPNOTSUPP);
