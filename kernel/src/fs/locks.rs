@@ -6,11 +6,14 @@
 //! closes a ring of owners is refused with EDEADLK.
 
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::{
+    fmt::{self, Write as _},
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use abi::{Errno, Result};
 
-use super::OpenFile;
+use super::{OpenFile, virtual_files::Listing};
 use crate::{
     sync::{IrqLock, Lazy},
     task::{
@@ -104,6 +107,20 @@ impl Table {
         false
     }
 
+    /// The lock at a place, or the next one, with what /proc/locks calls its kind; moves the place on.
+    fn next(&self, at: &mut (Key, usize)) -> Option<(&'static str, Record)> {
+        for (key, locks) in self.files.range(at.0..) {
+            if *key != at.0 {
+                *at = (*key, 0);
+            }
+            if let Some(found) = locks.nth(at.1) {
+                at.1 += 1;
+                return Some(found);
+            }
+        }
+        None
+    }
+
     fn clean(&mut self, key: Key) {
         if self.files.get(&key).is_some_and(|locks| locks.records.is_empty() && locks.whole.is_empty()) {
             self.files.remove(&key);
@@ -113,6 +130,16 @@ impl Table {
 }
 
 impl FileLocks {
+    /// The lock with this number and what /proc/locks calls its kind; of those of flock(2), as one on all bytes.
+    fn nth(&self, index: usize) -> Option<(&'static str, Record)> {
+        if let Some(record) = self.records.get(index) {
+            let is_process = matches!(record.owner, Owner::Process(_));
+            return Some((if is_process { "POSIX " } else { "OFDLCK" }, *record));
+        }
+        let (owner, exclusive, pid) = *self.whole.get(index - self.records.len())?;
+        Some(("FLOCK ", Record { owner, pid, exclusive, start: 0, end: u64::MAX }))
+    }
+
     /// Takes `start..=end` out of `owner`'s locks, splitting what only partly lies in it.
     fn cut(&mut self, owner: Owner, start: u64, end: u64) {
         let mut kept = Vec::with_capacity(self.records.len() + 1);
@@ -275,29 +302,21 @@ pub fn release_description_locks(file: &OpenFile) {
     unlock_whole(file);
 }
 
-/// The lines of /proc/locks, in proc(5)'s format.
-pub fn list() -> alloc::string::String {
-    use core::fmt::Write as _;
-    let mut text = alloc::string::String::new();
-    let table = TABLE.lock();
-    let mut number = 0;
-    for ((device, inode), locks) in &table.files {
-        let place = alloc::format!("{:02x}:{:02x}:{inode}", device >> 8 & 0xfff, device & 0xff);
-        for record in &locks.records {
-            number += 1;
-            let kind = if matches!(record.owner, Owner::Process(_)) { "POSIX " } else { "OFDLCK" };
-            let access = if record.exclusive { "WRITE" } else { "READ " };
-            let _ = write!(text, "{number}: {kind}  ADVISORY  {access} {} {place} {} ", record.pid, record.start);
-            let _ = match record.end {
-                u64::MAX => writeln!(text, "EOF"),
-                end => writeln!(text, "{end}"),
-            };
-        }
-        for (_, exclusive, pid) in &locks.whole {
-            number += 1;
-            let access = if *exclusive { "WRITE" } else { "READ " };
-            let _ = writeln!(text, "{number}: FLOCK   ADVISORY  {access} {pid} {place} 0 EOF");
+/// The lines of /proc/locks, in proc(5)'s format. The table is locked for each of them anew: there may be many.
+pub fn list(text: &mut Listing) -> fmt::Result {
+    let (mut at, mut number) = ((Key::default(), 0), 0);
+    loop {
+        let found = TABLE.lock().next(&mut at);
+        let Some((kind, record)) = found else { return Ok(()) };
+        number += 1;
+        let access = if record.exclusive { "WRITE" } else { "READ " };
+        let (device, inode) = at.0;
+        let (major, minor) = (device >> 8 & 0xfff, device & 0xff);
+        write!(text, "{number}: {kind}  ADVISORY  {access} {} ", record.pid)?;
+        write!(text, "{major:02x}:{minor:02x}:{inode} {} ", record.start)?;
+        match record.end {
+            u64::MAX => writeln!(text, "EOF")?,
+            end => writeln!(text, "{end}")?,
         }
     }
-    text
 }

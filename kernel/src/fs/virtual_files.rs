@@ -3,8 +3,11 @@
 //! A [`VirtualDirectory`] holds fixed entries; a [`TextFile`] makes its bytes at every open and may take writes. What
 //! changes by itself (the processes of /proc) implements [`Inode`] on its own.
 
-use alloc::{borrow::ToOwned, boxed::Box, collections::BTreeMap, sync::Arc, vec::Vec};
-use core::sync::atomic::{AtomicU64, Ordering};
+use alloc::{borrow::ToOwned, boxed::Box, collections::BTreeMap, string::String, sync::Arc, vec::Vec};
+use core::{
+    fmt::{self, Write},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use abi::{Errno, Result, linux};
 
@@ -81,7 +84,13 @@ impl VirtualDirectory {
 
     /// Adds a read-only file whose bytes `make` produces at each open.
     pub fn add_text(&self, name: &str, make: impl Fn() -> Vec<u8> + Send + Sync + 'static) {
-        self.add(name, TextFile::new(self.fs, 0o444, Box::new(make), None));
+        self.add(name, TextFile::new(self.fs, 0o444, Make::Text(Box::new(make)), None));
+    }
+
+    /// Adds a read-only file with a line for each of many things, which `write` writes at each open. Opening it is ENOMEM
+    /// where there are too many.
+    pub fn add_listing(&self, name: &str, write: impl Fn(&mut Listing) -> fmt::Result + Send + Sync + 'static) {
+        self.add(name, TextFile::new(self.fs, 0o444, Make::Listing(Box::new(write)), None));
     }
 
     /// Adds a file that also takes writes, each write call whole.
@@ -91,7 +100,7 @@ impl VirtualDirectory {
         make: impl Fn() -> Vec<u8> + Send + Sync + 'static,
         take: impl Fn(&[u8]) -> Result<()> + Send + Sync + 'static,
     ) {
-        self.add(name, TextFile::new(self.fs, 0o644, Box::new(make), Some(Box::new(take))));
+        self.add(name, TextFile::new(self.fs, 0o644, Make::Text(Box::new(make)), Some(Box::new(take))));
     }
 
     /// Adds a symbolic link with a fixed target.
@@ -141,8 +150,38 @@ impl Inode for VirtualDirectory {
     }
 }
 
+/// A text as long as what it tells of, and so maybe longer than there is memory for: writing fails then.
+pub struct Listing(String);
+
+impl Write for Listing {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.try_reserve(text.len()).map_err(|_| fmt::Error)?;
+        self.0.push_str(text);
+        Ok(())
+    }
+}
+
 /// Makes a virtual file's bytes.
-pub type Make = Box<dyn Fn() -> Vec<u8> + Send + Sync>;
+pub enum Make {
+    /// Gives a text.
+    Text(Box<dyn Fn() -> Vec<u8> + Send + Sync>),
+    /// Writes one.
+    Listing(Box<dyn Fn(&mut Listing) -> fmt::Result + Send + Sync>),
+}
+
+impl Make {
+    fn make(&self) -> Result<Vec<u8>> {
+        match self {
+            Self::Text(make) => Ok(make()),
+            Self::Listing(write) => {
+                let mut listing = Listing(String::new());
+                write(&mut listing).map_err(|_| Errno::ENOMEM)?;
+                Ok(listing.0.into_bytes())
+            }
+        }
+    }
+}
+
 /// Takes the bytes of one write call.
 pub type Take = Box<dyn Fn(&[u8]) -> Result<()> + Send + Sync>;
 
@@ -176,7 +215,7 @@ impl Inode for TextFile {
         if flags.writable() && self.take.is_none() {
             return Err(Errno::EACCES);
         }
-        let content = if flags.readable() { (self.make)() } else { Vec::new() };
+        let content = if flags.readable() { self.make.make()? } else { Vec::new() };
         Ok(Some(Arc::new(OpenText { content, take: self.take.clone() })))
     }
 }

@@ -6,7 +6,10 @@ use alloc::{
     sync::Arc,
     vec::Vec,
 };
-use core::{fmt::Write as _, net::IpAddr};
+use core::{
+    fmt::{self, Write as _},
+    net::IpAddr,
+};
 
 use abi::{Errno, Result, net};
 use klib::net::routes::Route;
@@ -21,7 +24,7 @@ use super::{
 use crate::{
     fs::{
         self,
-        virtual_files::{VirtualDirectory, VirtualFs},
+        virtual_files::{Listing, VirtualDirectory, VirtualFs},
     },
     mm::PAGE_SIZE,
     time,
@@ -45,12 +48,12 @@ pub fn directory(fs: VirtualFs) -> Arc<VirtualDirectory> {
     directory.add_text("route", routes_v4);
     directory.add_text("snmp", wire::snmp);
     directory.add_text("sockstat", statistics);
-    directory.add_text("tcp", || tcp_sockets(net::AF_INET));
-    directory.add_text("tcp6", || tcp_sockets(net::AF_INET6));
-    directory.add_text("udp", || udp_sockets(net::AF_INET, net::IPPROTO_UDP as u32));
-    directory.add_text("udp6", || udp_sockets(net::AF_INET6, net::IPPROTO_UDP as u32));
-    directory.add_text("udplite", || udp_sockets(net::AF_INET, net::IPPROTO_UDPLITE as u32));
-    directory.add_text("udplite6", || udp_sockets(net::AF_INET6, net::IPPROTO_UDPLITE as u32));
+    directory.add_listing("tcp", |text| tcp_sockets(text, net::AF_INET));
+    directory.add_listing("tcp6", |text| tcp_sockets(text, net::AF_INET6));
+    directory.add_listing("udp", |text| udp_sockets(text, net::AF_INET, net::IPPROTO_UDP as u32));
+    directory.add_listing("udp6", |text| udp_sockets(text, net::AF_INET6, net::IPPROTO_UDP as u32));
+    directory.add_listing("udplite", |text| udp_sockets(text, net::AF_INET, net::IPPROTO_UDPLITE as u32));
+    directory.add_listing("udplite6", |text| udp_sockets(text, net::AF_INET6, net::IPPROTO_UDPLITE as u32));
     directory
 }
 
@@ -226,7 +229,7 @@ fn place(address: SocketAddress, family: u32) -> String {
     format!("{}:{:04X}", address.ip.hex(family), address.port)
 }
 
-fn tcp_sockets(family: u32) -> Vec<u8> {
+fn tcp_sockets(text: &mut Listing, family: u32) -> fmt::Result {
     let width = if family == net::AF_INET { 149 } else { 0 };
     let heading = if family == net::AF_INET {
         "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode"
@@ -236,11 +239,12 @@ fn tcp_sockets(family: u32) -> Vec<u8> {
             "tr tm->when retrnsmt   uid  timeout inode"
         )
     };
-    let mut text = format!("{heading:<width$}\n");
+    writeln!(text, "{heading:<width$}")?;
     let mut number = 0;
     let mut add = |line: String| {
-        let _ = writeln!(text, "{:<width$}", format!("{number:4}: {line}"));
+        let numbered = format!("{number:4}: {line}");
         number += 1;
+        writeln!(text, "{numbered:<width$}")
     };
     for socket in tcp::PORTS.owners() {
         let Ok(socket) = socket.downcast::<tcp::Endpoint>().map(|socket| socket.summary()) else { continue };
@@ -249,7 +253,7 @@ fn tcp_sockets(family: u32) -> Vec<u8> {
             add(format!(
                 "{local} {remote} {:02X} {:08X}:{:08X} 00:00000000 00000000 {:5}        0 {} 1 0000000000000000 100 0 0 10 0",
                 socket.number, socket.send_queue, socket.receive_queue, socket.uid, socket.inode
-            ));
+            ))?;
         }
     }
     for ports::Waiting { local, remote, left_ns } in tcp::PORTS.waiting() {
@@ -261,13 +265,13 @@ fn tcp_sockets(family: u32) -> Vec<u8> {
                 show(local),
                 show(remote),
                 left_ns / TICK_NS
-            ));
+            ))?;
         }
     }
-    text.into_bytes()
+    Ok(())
 }
 
-fn udp_sockets(family: u32, protocol: u32) -> Vec<u8> {
+fn udp_sockets(text: &mut Listing, family: u32, protocol: u32) -> fmt::Result {
     /// States of tcp(7) as /proc/net/udp uses them: connected or not.
     const CONNECTED: u8 = 1;
     const UNCONNECTED: u8 = 7;
@@ -280,7 +284,7 @@ fn udp_sockets(family: u32, protocol: u32) -> Vec<u8> {
         )
     };
     let width = if family == net::AF_INET { 127 } else { 0 };
-    let mut text = format!("{heading:<width$}\n");
+    writeln!(text, "{heading:<width$}")?;
     for socket in udp::ports(protocol).owners() {
         let Ok(socket) = socket.downcast::<udp::Endpoint>().map(|socket| socket.summary()) else { continue };
         if socket.family != family {
@@ -299,9 +303,9 @@ fn udp_sockets(family: u32, protocol: u32) -> Vec<u8> {
             socket.inode,
             socket.dropped
         );
-        let _ = writeln!(text, "{line:<width$}");
+        writeln!(text, "{line:<width$}")?;
     }
-    text.into_bytes()
+    Ok(())
 }
 
 fn statistics() -> Vec<u8> {
@@ -319,7 +323,7 @@ fn statistics() -> Vec<u8> {
 
 /// /proc/sys/net.
 pub fn add_settings(directory: &VirtualDirectory) {
-    let line = |directory: &VirtualDirectory, name: &str, value: &dyn core::fmt::Display| {
+    let line = |directory: &VirtualDirectory, name: &str, value: &dyn fmt::Display| {
         let text = format!("{value}\n").into_bytes();
         directory.add_text(name, move || text.clone());
     };

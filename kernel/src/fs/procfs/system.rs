@@ -64,7 +64,7 @@ pub fn entries(fs: VirtualFs) -> Arc<VirtualDirectory> {
     root.add_text("filesystems", filesystems);
     root.add_text("interrupts", interrupts);
     root.add_text("loadavg", loadavg);
-    root.add_text("locks", || locks::list().into_bytes());
+    root.add_listing("locks", locks::list);
     root.add_text("meminfo", meminfo);
     root.add_text("modules", Vec::new);
     root.add_text("partitions", || b"major minor  #blocks  name\n\n".to_vec());
