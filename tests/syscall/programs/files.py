@@ -3,10 +3,11 @@
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import stat
 
-from harness import KERNEL, UNMAPPED, check, fresh, in_child, iovecs, outcome, raw
+from harness import KERNEL, PAGE, UNMAPPED, check, fresh, in_child, iovecs, outcome, raw
 
 fd = fresh("file", b"0123456789")
 reading = os.open("file", os.O_RDONLY)
@@ -279,6 +280,32 @@ def fallocate_extends_or_keeps_the_size():
         outcome(raw.fallocate, target, 0, -1, 5),
         outcome(raw.fallocate, target, 0, 0, 0),
         outcome(raw.fallocate, pipe_in, 0, 0, 5),
+    )
+
+
+@check
+def large_hole_leaves_what_is_beside_it():
+    size, start, end = 1500 * PAGE, 3 * PAGE + 100, 1400 * PAGE + 50
+    fd = fresh("large", b"x" * size)
+    os.unlink("large")
+    shared, private = mmap.mmap(fd, size), mmap.mmap(fd, size, mmap.MAP_PRIVATE)
+    private[700 * PAGE] = ord("p")
+    before = shared[start], shared[end - 1], private[start]
+    raw.fallocate(fd, 3, start, end - start)
+    data = os.pread(fd, size, 0)
+    places = (
+        os.fstat(fd).st_blocks * 512 // PAGE,
+        os.lseek(fd, 0, os.SEEK_HOLE) == 4 * PAGE,
+        os.lseek(fd, 5 * PAGE, os.SEEK_DATA) == 1400 * PAGE,
+        os.lseek(fd, 1400 * PAGE, os.SEEK_HOLE) == size,
+    )
+    return (
+        before == (ord("x"),) * 3,
+        data == b"x" * start + bytes(end - start) + b"x" * (size - end),
+        shared[:] == data,
+        private[700 * PAGE : 700 * PAGE + 2],
+        private[800 * PAGE : 800 * PAGE + 2],
+        places,
     )
 
 

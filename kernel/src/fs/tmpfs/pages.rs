@@ -3,7 +3,7 @@
 //! A page is there once something was written to it or it was mapped; what is missing reads as zeroes. Pages cut off by
 //! a shorter size, or by a hole, leave the file and then every address space that has them mapped.
 
-use alloc::{collections::BTreeMap, sync::Arc};
+use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
 
 use abi::{Errno, Result, linux};
 use hal::PhysAddr;
@@ -21,6 +21,9 @@ use crate::{
 
 pub(super) const PAGE: u64 = PAGE_SIZE as u64;
 static ZEROES: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
+
+/// Pages dealt with at a time: interrupts are masked meanwhile.
+const BATCH: usize = 256;
 
 /// Frames by page number.
 type Frames = BTreeMap<u64, FrameRef>;
@@ -50,14 +53,15 @@ impl Inner {
         Ok(frame)
     }
 
-    /// Takes the pages from `first` up to but not including `end` out; to be dropped without the lock.
-    fn remove(&mut self, first: u64, end: u64) -> Frames {
-        if end <= first {
-            return Frames::new();
+    /// Takes some of the pages from `first` up to but not including `end` out, ascending; to be dropped without the lock.
+    fn remove_some(&mut self, first: u64, end: u64) -> Vec<(u64, FrameRef)> {
+        let mut removed = Vec::new();
+        while removed.len() < BATCH
+            && let Some((index, _)) = self.frames.range(first..end.max(first)).next()
+        {
+            let index = *index;
+            removed.extend(self.frames.remove(&index).map(|frame| (index, frame)));
         }
-        let mut removed = self.frames.split_off(&first);
-        let mut behind = removed.split_off(&end);
-        self.frames.append(&mut behind);
         self.budget.release_pages(removed.len());
         removed
     }
@@ -70,22 +74,18 @@ impl Inner {
         }
     }
 
-    /// Makes a hole of the bytes from `start` up to `end`; answers the pages that went.
-    fn punch(&mut self, start: u64, end: u64) -> Frames {
-        let first_whole = start.div_ceil(PAGE);
-        let end_whole = end / PAGE;
-        if !start.is_multiple_of(PAGE) {
-            self.zero_within(start, end.min(first_whole * PAGE));
-        }
-        if !end.is_multiple_of(PAGE) && end_whole >= first_whole {
-            self.zero_within(end_whole * PAGE, end);
-        }
-        self.remove(first_whole, end_whole)
-    }
-
+    /// Sets the size; answers the pages that are beyond it.
     fn resize(&mut self, size: u64) -> Frames {
-        let removed = if size < self.size { self.punch(size, self.size.next_multiple_of(PAGE)) } else { Frames::new() };
-        self.size = size;
+        let grows = size > core::mem::replace(&mut self.size, size);
+        if grows {
+            return Frames::new();
+        }
+        let first_beyond = size.div_ceil(PAGE);
+        if !size.is_multiple_of(PAGE) {
+            self.zero_within(size, first_beyond * PAGE);
+        }
+        let removed = self.frames.split_off(&first_beyond);
+        self.budget.release_pages(removed.len());
         removed
     }
 }
@@ -143,18 +143,30 @@ impl Pages {
 
     /// Makes a hole of the bytes from `start` up to `end`. EPERM where a seal forbids it.
     pub fn punch(&self, start: u64, end: u64) -> Result<()> {
-        let removed = {
-            let mut inner = self.inner.lock();
+        let (mut first, behind) = (start.div_ceil(PAGE), end / PAGE);
+        {
+            let inner = self.inner.lock();
             if inner.seals & (linux::F_SEAL_WRITE | linux::F_SEAL_FUTURE_WRITE) != 0 {
                 return Err(Errno::EPERM);
             }
-            inner.punch(start, end)
-        };
-        // Copies that a private mapping has made stay.
-        let pages = start / PAGE..end.div_ceil(PAGE);
-        self.mappers.unmap(pages, &|index, frame| removed.get(&index).is_some_and(|gone| gone.phys() == frame));
-        drop(removed);
-        Ok(())
+            if !start.is_multiple_of(PAGE) {
+                inner.zero_within(start, end.min(first * PAGE));
+            }
+            if !end.is_multiple_of(PAGE) && behind >= first {
+                inner.zero_within(behind * PAGE, end);
+            }
+        }
+        loop {
+            let removed = self.inner.lock().remove_some(first, behind);
+            let Some((last, _)) = removed.last() else { return Ok(()) };
+            let pages = first..*last + 1;
+            first = pages.end;
+            // Copies that a private mapping has made stay.
+            self.mappers.unmap(pages, &|index, frame| {
+                let found = removed.binary_search_by_key(&index, |(index, _)| *index);
+                found.ok().and_then(|at| removed.get(at)).is_some_and(|(_, gone)| gone.phys() == frame)
+            });
+        }
     }
 
     pub fn read_at(&self, offset: u64, buffer: &mut ReadBuffer<'_>) -> Result<usize> {
@@ -280,21 +292,22 @@ impl Pages {
 
     /// Where at or after `offset` the next data, or the next hole, begins.
     pub fn seek_data(&self, offset: u64, hole: bool) -> Result<u64> {
-        let inner = self.inner.lock();
-        if offset >= inner.size {
-            return Err(Errno::ENXIO);
-        }
-        let first = offset / PAGE;
-        if hole {
-            let mut index = first;
-            for (present, _) in inner.frames.range(first..) {
-                if *present != index {
-                    break;
-                }
-                index += 1;
+        let mut first = offset / PAGE;
+        let inner = loop {
+            let inner = self.inner.lock();
+            if offset >= inner.size {
+                return Err(Errno::ENXIO);
             }
-            return Ok((index * PAGE).clamp(offset, inner.size));
-        }
+            if !hole {
+                break inner;
+            }
+            let present = inner.frames.range(first..).take(BATCH).zip(first..);
+            let run = present.take_while(|((index, _), expected)| **index == *expected).count();
+            first += run as u64;
+            if run < BATCH {
+                return Ok((first * PAGE).clamp(offset, inner.size));
+            }
+        };
         let next = inner.frames.range(first..).next().map(|(index, _)| (index * PAGE).max(offset));
         next.filter(|next| *next < inner.size).ok_or(Errno::ENXIO)
     }
