@@ -230,36 +230,20 @@ impl Inode for ErofsInode {
         if self.kind == FileKind::Directory {
             return Err(Errno::EISDIR);
         }
-        let mut done = 0;
-        while buffer.remaining() > 0 {
-            let at = offset.saturating_add(done as u64);
+        buffer.fill(offset, |at, buffer| {
             if at >= self.raw.size {
-                break;
+                return Ok(None);
             }
-            let result = match self.fs.image.slice_at(&self.raw, at) {
-                Err(error) => Err(errno(error)),
-                Ok(Some(bytes)) => {
-                    let wanted = bytes.len().min(buffer.remaining());
-                    buffer.put(bytes).map(|copied| (copied, wanted))
-                }
-                Ok(None) => self.copied_page(at / PAGE).and_then(|frame| {
-                    let within = (at % PAGE) as usize;
+            let (wanted, copied) = match self.fs.image.slice_at(&self.raw, at).map_err(errno)? {
+                Some(bytes) => (bytes.len().min(buffer.remaining()), buffer.put(bytes)?),
+                None => {
+                    let frame = self.copied_page(at / PAGE)?;
                     let wanted = (self.raw.size - at).min(PAGE - at % PAGE).min(buffer.remaining() as u64) as usize;
-                    buffer.put_frame(&frame, within, wanted).map(|copied| (copied, wanted))
-                }),
-            };
-            match result {
-                Ok((copied, wanted)) => {
-                    done += copied;
-                    if copied < wanted {
-                        break;
-                    }
+                    (wanted, buffer.put_frame(&frame, (at % PAGE) as usize, wanted)?)
                 }
-                Err(error) if done == 0 => return Err(error),
-                Err(_) => break,
-            }
-        }
-        Ok(done)
+            };
+            Ok(Some((copied, wanted)))
+        })
     }
 
     fn vm_object(&self) -> Option<Arc<dyn VmObject>> {

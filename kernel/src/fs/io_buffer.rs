@@ -115,6 +115,31 @@ impl<'a> ReadBuffer<'a> {
         self.remaining
     }
 
+    /// Takes pieces of a file from `offset` on until there is no room left. `put` puts the one at an offset into the buffer
+    /// and answers how many bytes were copied, and how many were to be; `None` at the end of the file. Returns the bytes
+    /// copied; an error only where there are none.
+    pub fn fill(
+        &mut self,
+        offset: u64,
+        mut put: impl FnMut(u64, &mut Self) -> Result<Option<(usize, usize)>>,
+    ) -> Result<usize> {
+        let mut done = 0;
+        while self.remaining > 0 {
+            match put(offset.saturating_add(done as u64), self) {
+                Ok(Some((copied, wanted))) => {
+                    done += copied;
+                    if copied < wanted {
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
+    }
+
     /// Copies as much of `bytes` as there is room for; returns how much. EFAULT only when nothing at all was copied by
     /// this call.
     pub fn put(&mut self, bytes: &[u8]) -> Result<usize> {

@@ -170,34 +170,21 @@ impl Pages {
     }
 
     pub fn read_at(&self, offset: u64, buffer: &mut ReadBuffer<'_>) -> Result<usize> {
-        let mut done = 0;
-        while buffer.remaining() > 0 {
-            let at = offset.saturating_add(done as u64);
+        buffer.fill(offset, |at, buffer| {
             let (size, frame) = {
                 let inner = self.inner.lock();
                 (inner.size, inner.frames.get(&(at / PAGE)).cloned())
             };
             if at >= size {
-                break;
+                return Ok(None);
             }
-            let within = (at % PAGE) as usize;
             let wanted = (size - at).min(PAGE - at % PAGE).min(buffer.remaining() as u64) as usize;
-            let result = match &frame {
-                Some(frame) => buffer.put_frame(frame, within, wanted),
-                None => buffer.put(ZEROES.get(..wanted).unwrap_or(&ZEROES)),
+            let copied = match &frame {
+                Some(frame) => buffer.put_frame(frame, (at % PAGE) as usize, wanted)?,
+                None => buffer.put(ZEROES.get(..wanted).unwrap_or(&ZEROES))?,
             };
-            match result {
-                Ok(copied) => {
-                    done += copied;
-                    if copied < wanted {
-                        break;
-                    }
-                }
-                Err(error) if done == 0 => return Err(error),
-                Err(_) => break,
-            }
-        }
-        Ok(done)
+            Ok(Some((copied, wanted)))
+        })
     }
 
     pub fn write_at(&self, offset: u64, buffer: &mut WriteBuffer<'_>) -> Result<usize> {
