@@ -145,7 +145,7 @@ pub fn init_terminal() -> bool {
     let devices = fs::devfs::file_system();
     fs::devfs::add_device("console", fs::tty::TtyInode::console(devices, tty));
     fs::devfs::add_device("ttyAMA0", fs::tty::TtyInode::serial(devices, tty));
-    fs::devfs::add_device("tty", fs::tty::TtyAlias::new(devices));
+    fs::devfs::add_device("tty", fs::tty::TtyInode::alias(devices));
     uart.enable_receive_interrupt();
     // What was typed before now.
     uart_interrupt(&*uart);

@@ -263,35 +263,40 @@ pub trait Inode: core::any::Any + Send + Sync {
         Err(Errno::ENOTDIR)
     }
 
+    /// Why no names can be added to this directory, and none removed, where the file system has no such operations.
+    fn names_are_refused(&self) -> (Errno, Errno) {
+        (Errno::EROFS, Errno::EROFS)
+    }
+
     /// Makes a file of the given kind (never a directory's symlink) with this name; `rdev` for devices.
     fn create(&self, name: &[u8], kind: FileKind, permissions: u32, rdev: u64) -> Result<Arc<dyn Inode>> {
         let _ = (name, kind, permissions, rdev);
-        Err(Errno::EROFS)
+        Err(self.names_are_refused().0)
     }
 
     /// Makes a symbolic link.
     fn symlink(&self, name: &[u8], target: &[u8]) -> Result<Arc<dyn Inode>> {
         let _ = (name, target);
-        Err(Errno::EROFS)
+        Err(self.names_are_refused().0)
     }
 
     /// Gives `target`, of the same file system, another name in this directory.
     fn link(&self, name: &[u8], target: &Arc<dyn Inode>) -> Result<()> {
         let _ = (name, target);
-        Err(Errno::EROFS)
+        Err(self.names_are_refused().0)
     }
 
     /// Removes a name that is not a directory (`directory` false) or an empty directory (true).
     fn unlink(&self, name: &[u8], directory: bool) -> Result<()> {
         let _ = (name, directory);
-        Err(Errno::EROFS)
+        Err(self.names_are_refused().1)
     }
 
     /// Moves `name` of this directory to `new_name` of `new_parent`, of the same file system, replacing what is there
     /// as rename(2) says; with `exchange` the two swap.
     fn rename(&self, name: &[u8], new_parent: &Arc<dyn Inode>, new_name: &[u8], exchange: bool) -> Result<()> {
         let _ = (name, new_parent, new_name, exchange);
-        Err(Errno::EROFS)
+        Err(self.names_are_refused().0)
     }
 
     /// The process whose directory in /proc this is.

@@ -121,20 +121,8 @@ impl Inode for VirtualDirectory {
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
         self.entries.lock().get(name).cloned().ok_or(Errno::ENOENT)
     }
-    fn create(&self, _name: &[u8], _kind: FileKind, _permissions: u32, _rdev: u64) -> Result<Arc<dyn Inode>> {
-        Err(Errno::EPERM)
-    }
-    fn symlink(&self, _name: &[u8], _target: &[u8]) -> Result<Arc<dyn Inode>> {
-        Err(Errno::EPERM)
-    }
-    fn link(&self, _name: &[u8], _target: &Arc<dyn Inode>) -> Result<()> {
-        Err(Errno::EPERM)
-    }
-    fn unlink(&self, _name: &[u8], _directory: bool) -> Result<()> {
-        Err(Errno::EPERM)
-    }
-    fn rename(&self, _: &[u8], _: &Arc<dyn Inode>, _: &[u8], _: bool) -> Result<()> {
-        Err(Errno::EPERM)
+    fn names_are_refused(&self) -> (Errno, Errno) {
+        (Errno::EPERM, Errno::EPERM)
     }
     fn read_directory(&self, position: u64, visit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool) -> Result<()> {
         let entries: Vec<(Vec<u8>, Arc<dyn Inode>)> =

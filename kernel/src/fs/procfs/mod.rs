@@ -40,28 +40,8 @@ const MAGIC: u64 = 0x9fa0;
 /// Inode number of the root, as on Linux.
 const ROOT_INODE: u64 = 1;
 
-/// The methods of [`Inode`] by which a directory of /proc refuses new and fewer names, with Linux's answers.
-macro_rules! names_cannot_be_changed {
-    () => {
-        fn create(&self, _name: &[u8], _kind: FileKind, _permissions: u32, _rdev: u64) -> Result<Arc<dyn Inode>> {
-            Err(Errno::ENOENT)
-        }
-        fn symlink(&self, _name: &[u8], _target: &[u8]) -> Result<Arc<dyn Inode>> {
-            Err(Errno::ENOENT)
-        }
-        fn link(&self, _name: &[u8], _target: &Arc<dyn Inode>) -> Result<()> {
-            Err(Errno::ENOENT)
-        }
-        fn unlink(&self, _name: &[u8], _directory: bool) -> Result<()> {
-            Err(Errno::EPERM)
-        }
-        fn rename(&self, _: &[u8], _: &Arc<dyn Inode>, _: &[u8], _: bool) -> Result<()> {
-            Err(Errno::ENOENT)
-        }
-    };
-}
-
-use names_cannot_be_changed;
+/// How a directory of /proc refuses new names, and fewer.
+const REFUSALS: (Errno, Errno) = (Errno::ENOENT, Errno::EPERM);
 
 static FS: Lazy<VirtualFs> = Lazy::new(|| VirtualFs { device: next_device(), magic: MAGIC });
 static NETWORK: Lazy<Arc<VirtualDirectory>> = Lazy::new(|| net::proc::directory(*FS));
@@ -131,7 +111,9 @@ impl Inode for Root {
             _ => ENTRIES.lookup(name),
         }
     }
-    names_cannot_be_changed!();
+    fn names_are_refused(&self) -> (Errno, Errno) {
+        REFUSALS
+    }
     fn read_directory(&self, position: u64, visit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool) -> Result<()> {
         /// Positions from here on are the process numbers.
         const PROCESSES: u64 = 1 << 16;
@@ -277,7 +259,9 @@ impl Inode for ProcessDirectory {
             Entry::Network => NETWORK.clone(),
         })
     }
-    names_cannot_be_changed!();
+    fn names_are_refused(&self) -> (Errno, Errno) {
+        REFUSALS
+    }
     fn read_directory(&self, position: u64, visit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool) -> Result<()> {
         for (index, name, entry) in self.entries() {
             let next = index as u64 + 1;
@@ -313,7 +297,9 @@ impl Inode for ThreadsDirectory {
         let thread = self.process.threads().into_iter().find(|thread| thread.tid() == tid).ok_or(Errno::ENOENT)?;
         Ok(Arc::new(ProcessDirectory { process: self.process.clone(), thread: Some(thread) }))
     }
-    names_cannot_be_changed!();
+    fn names_are_refused(&self) -> (Errno, Errno) {
+        REFUSALS
+    }
     fn read_directory(&self, position: u64, visit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool) -> Result<()> {
         let mut ids: Vec<i32> = self.process.threads().iter().map(|thread| thread.tid()).collect();
         ids.sort_unstable();

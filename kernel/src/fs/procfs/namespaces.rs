@@ -12,7 +12,7 @@ use alloc::{
 use abi::{Errno, Result};
 use hal::UserAddr;
 
-use super::{FS, inode_number, links::check_follow, metadata, names_cannot_be_changed, owned_metadata};
+use super::{FS, REFUSALS, inode_number, links::check_follow, metadata, owned_metadata};
 use crate::{
     fs::{
         DirectoryEntry, FileKind, FileOps, FileSystemStatus, Inode, Metadata, OpenFile, OpenFlags,
@@ -86,7 +86,9 @@ impl Inode for NamespaceDirectory {
         let inode = inode_number(self.id, INODES + index as u64);
         Ok(Arc::new(NamespaceLink { inode, owner: self.owner.clone(), kind: *kind }))
     }
-    names_cannot_be_changed!();
+    fn names_are_refused(&self) -> (Errno, Errno) {
+        REFUSALS
+    }
     fn read_directory(&self, position: u64, visit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool) -> Result<()> {
         for (index, (name, _)) in LINKS.iter().enumerate().skip(position as usize) {
             let (inode, next) = (inode_number(self.id, INODES + index as u64), index as u64 + 1);

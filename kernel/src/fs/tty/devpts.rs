@@ -16,13 +16,13 @@ use abi::{Errno, Result};
 
 use super::{
     Device, Tty,
-    inode::{DeviceNode, TtyInode},
+    inode::{Opens, TtyInode},
     pty::MasterFile,
 };
 use crate::{
     fs::{
-        AttributeChange, DirectoryEntry, FileKind, FileOps, FileSystemStatus, Inode, Metadata, OpenFlags, permission,
-        virtual_files::{VirtualFs, device_number, next_device},
+        AttributeChange, DirectoryEntry, FileKind, FileOps, FileSystemStatus, Inode, Metadata, permission,
+        virtual_files::{VirtualFs, next_device, next_inode},
     },
     mm::{PAGE_SIZE, frames},
     sync::{IrqLock, Lazy},
@@ -47,7 +47,7 @@ const PTMX_INODE: u64 = 2;
 const FIRST_INODE: u64 = 3;
 
 static FS: Lazy<VirtualFs> = Lazy::new(|| VirtualFs { device: next_device(), magic: MAGIC });
-static PTMX: Lazy<Arc<Ptmx>> = Lazy::new(|| Ptmx::new(*FS, Some(PTMX_INODE)));
+static PTMX: Lazy<Arc<TtyInode>> = Lazy::new(|| TtyInode::multiplexer(*FS, PTMX_INODE));
 /// Numbers in use; `None` where the master is closed.
 static TERMINALS: IrqLock<BTreeMap<u32, Option<Arc<TtyInode>>>> = IrqLock::new(BTreeMap::new());
 
@@ -69,11 +69,11 @@ pub fn directory() -> Arc<dyn Inode> {
 
 /// /dev/ptmx, for the file system `fs`.
 pub fn ptmx(fs: VirtualFs) -> Arc<dyn Inode> {
-    Ptmx::new(fs, None)
+    TtyInode::multiplexer(fs, next_inode())
 }
 
 /// Makes a pseudo-terminal and opens its master. ENOSPC where there are too many, ENOMEM where memory is short.
-fn make() -> Result<Arc<dyn FileOps>> {
+pub(super) fn make() -> Result<Arc<dyn FileOps>> {
     if frames::is_short() {
         return Err(Errno::ENOMEM);
     }
@@ -90,10 +90,10 @@ fn make() -> Result<Arc<dyn FileOps>> {
     let tty = Tty::pseudo(index);
     let Device::Pseudo(pseudo) = &tty.device else { return Err(Errno::EIO) };
     let file = MasterFile::open(tty.clone(), pseudo);
-    let node = DeviceNode::new(*FS, FIRST_INODE + u64::from(index), tty.number(), MODE);
+    let inode = FIRST_INODE + u64::from(index);
+    let inode = TtyInode::new(*FS, inode, tty.number(), MODE, Opens::Terminal(tty.clone()));
     let owner = permission::acting().user.file;
-    node.change(AttributeChange { uid: Some(owner), gid: Some(TTY_GROUP), ..AttributeChange::default() });
-    let inode = TtyInode::on(node, &tty);
+    inode.set_attributes(AttributeChange { uid: Some(owner), gid: Some(TTY_GROUP), ..AttributeChange::default() })?;
     TERMINALS.lock().insert(index, Some(inode));
     Ok(file)
 }
@@ -140,17 +140,8 @@ impl Inode for Directory {
         // As Linux answers for a directory that lacks the operation.
         Err(if kind == FileKind::Regular { Errno::EACCES } else { Errno::EPERM })
     }
-    fn symlink(&self, _name: &[u8], _target: &[u8]) -> Result<Arc<dyn Inode>> {
-        Err(Errno::EPERM)
-    }
-    fn link(&self, _name: &[u8], _target: &Arc<dyn Inode>) -> Result<()> {
-        Err(Errno::EPERM)
-    }
-    fn unlink(&self, _name: &[u8], _directory: bool) -> Result<()> {
-        Err(Errno::EPERM)
-    }
-    fn rename(&self, _: &[u8], _: &Arc<dyn Inode>, _: &[u8], _: bool) -> Result<()> {
-        Err(Errno::EPERM)
+    fn names_are_refused(&self) -> (Errno, Errno) {
+        (Errno::EPERM, Errno::EPERM)
     }
     fn read_directory(&self, position: u64, visit: &mut dyn FnMut(DirectoryEntry<'_>) -> bool) -> Result<()> {
         let device = FileKind::CharDevice;
@@ -170,36 +161,5 @@ impl Inode for Directory {
             }
             from = index.saturating_add(1);
         }
-    }
-}
-
-/// /dev/ptmx, 5:2: each open makes a pseudo-terminal.
-struct Ptmx {
-    node: DeviceNode,
-}
-
-impl Ptmx {
-    fn new(fs: VirtualFs, inode: Option<u64>) -> Arc<Self> {
-        let inode = inode.unwrap_or_else(crate::fs::virtual_files::next_inode);
-        Arc::new(Self { node: DeviceNode::new(fs, inode, device_number(5, 2), 0o666) })
-    }
-}
-
-impl Inode for Ptmx {
-    fn metadata(&self) -> Metadata {
-        self.node.metadata()
-    }
-    fn set_attributes(&self, change: AttributeChange) -> Result<()> {
-        self.node.change(change);
-        Ok(())
-    }
-    fn status(&self) -> FileSystemStatus {
-        self.node.status()
-    }
-    fn truncate(&self, _size: u64) -> Result<()> {
-        Ok(())
-    }
-    fn open(&self, _flags: OpenFlags) -> Result<Option<Arc<dyn FileOps>>> {
-        make().map(Some)
     }
 }

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use abi::{Errno, Result, ioctl as request, linux};
 use hal::UserAddr;
 
-use super::{Device, Tty, job};
+use super::{Device, Tty, devpts, job};
 use crate::{
     fs::{
         AttributeChange, FileKind, FileOps, FileSystemStatus, Inode, Metadata, OpenFile, OpenFlags, PollEvents,
@@ -17,34 +17,61 @@ use crate::{
     time,
 };
 
-/// A character device that can be given other owners and permissions.
-pub(super) struct DeviceNode {
+/// A device file of terminals. It can be given other owners and permissions.
+pub struct TtyInode {
     fs: VirtualFs,
     metadata: IrqLock<Metadata>,
+    opens: Opens,
 }
 
-impl DeviceNode {
+/// What its opening opens.
+pub(super) enum Opens {
+    /// A terminal, which becomes the controlling one where it can be.
+    Terminal(Arc<Tty>),
+    /// The system's console, which gives nobody a controlling terminal.
+    Console(Arc<Tty>),
+    /// Whatever terminal controls the opener's session.
+    Controlling,
+    /// The master of a new pseudo-terminal.
+    Multiplexer,
+}
+
+impl TtyInode {
     /// A device file with the inode number `inode` and the device number `rdev`, owned by root.
-    pub(super) fn new(fs: VirtualFs, inode: u64, rdev: u64, permissions: u32) -> Self {
+    pub(super) fn new(fs: VirtualFs, inode: u64, rdev: u64, permissions: u32, opens: Opens) -> Arc<Self> {
         let mut metadata = Metadata::new(fs.device, inode, FileKind::CharDevice, permissions);
         let now = time::now_file_time();
         metadata.rdev = rdev;
         (metadata.accessed, metadata.modified, metadata.changed) = (now, now, now);
-        Self { fs, metadata: IrqLock::new(metadata) }
+        Arc::new(Self { fs, metadata: IrqLock::new(metadata), opens })
     }
 
-    /// What stat(2) tells.
-    pub(super) fn metadata(&self) -> Metadata {
+    /// /dev/console, 5:1.
+    pub fn console(fs: VirtualFs, tty: &Arc<Tty>) -> Arc<Self> {
+        Self::new(fs, next_inode(), device_number(5, 1), 0o600, Opens::Console(tty.clone()))
+    }
+
+    /// The device file that a serial port's terminal is known by, such as /dev/ttyAMA0.
+    pub fn serial(fs: VirtualFs, tty: &Arc<Tty>) -> Arc<Self> {
+        Self::new(fs, next_inode(), tty.number(), 0o660, Opens::Terminal(tty.clone()))
+    }
+
+    /// /dev/tty, 5:0.
+    pub fn alias(fs: VirtualFs) -> Arc<Self> {
+        Self::new(fs, next_inode(), device_number(5, 0), 0o666, Opens::Controlling)
+    }
+
+    /// /dev/ptmx, 5:2.
+    pub(super) fn multiplexer(fs: VirtualFs, inode: u64) -> Arc<Self> {
+        Self::new(fs, inode, device_number(5, 2), 0o666, Opens::Multiplexer)
+    }
+}
+
+impl Inode for TtyInode {
+    fn metadata(&self) -> Metadata {
         *self.metadata.lock()
     }
-
-    /// The file system's status.
-    pub(super) fn status(&self) -> FileSystemStatus {
-        self.fs.status()
-    }
-
-    /// Changes attributes.
-    pub(super) fn change(&self, change: AttributeChange) {
+    fn set_attributes(&self, change: AttributeChange) -> Result<()> {
         let now = time::now_file_time();
         let mut metadata = self.metadata.lock();
         metadata.permissions = change.permissions.unwrap_or(metadata.permissions);
@@ -53,83 +80,25 @@ impl DeviceNode {
         metadata.accessed = change.accessed.unwrap_or(metadata.accessed);
         metadata.modified = change.modified.unwrap_or(metadata.modified);
         metadata.changed = now;
-    }
-}
-
-/// A terminal's device file.
-pub struct TtyInode {
-    node: DeviceNode,
-    tty: Arc<Tty>,
-    /// Opening it can make the terminal the controlling one.
-    controls: bool,
-}
-
-impl TtyInode {
-    /// The device file of `tty` that `node` describes.
-    pub(super) fn on(node: DeviceNode, tty: &Arc<Tty>) -> Arc<Self> {
-        Arc::new(Self { node, tty: tty.clone(), controls: true })
-    }
-
-    /// /dev/console, 5:1. Opening it gives nobody a controlling terminal.
-    pub fn console(fs: VirtualFs, tty: &Arc<Tty>) -> Arc<Self> {
-        let node = DeviceNode::new(fs, next_inode(), device_number(5, 1), 0o600);
-        Arc::new(Self { node, tty: tty.clone(), controls: false })
-    }
-
-    /// The device file that a serial port's terminal is known by, such as /dev/ttyAMA0.
-    pub fn serial(fs: VirtualFs, tty: &Arc<Tty>) -> Arc<Self> {
-        Self::on(DeviceNode::new(fs, next_inode(), tty.number(), 0o660), tty)
-    }
-}
-
-impl Inode for TtyInode {
-    fn metadata(&self) -> Metadata {
-        self.node.metadata()
-    }
-    fn set_attributes(&self, change: AttributeChange) -> Result<()> {
-        self.node.change(change);
         Ok(())
     }
     fn status(&self) -> FileSystemStatus {
-        self.node.status()
+        self.fs.status()
     }
     fn truncate(&self, _size: u64) -> Result<()> {
         Ok(())
     }
     fn open(&self, flags: OpenFlags) -> Result<Option<Arc<dyn FileOps>>> {
-        if self.controls { OpenTty::open(&self.tty, flags) } else { OpenTty::without_control(&self.tty) }.map(Some)
-    }
-}
-
-/// /dev/tty: whatever terminal controls the opener's session.
-pub struct TtyAlias {
-    node: DeviceNode,
-}
-
-impl TtyAlias {
-    /// The device file, 5:0.
-    pub fn new(fs: VirtualFs) -> Arc<Self> {
-        Arc::new(Self { node: DeviceNode::new(fs, next_inode(), device_number(5, 0), 0o666) })
-    }
-}
-
-impl Inode for TtyAlias {
-    fn metadata(&self) -> Metadata {
-        self.node.metadata()
-    }
-    fn set_attributes(&self, change: AttributeChange) -> Result<()> {
-        self.node.change(change);
-        Ok(())
-    }
-    fn status(&self) -> FileSystemStatus {
-        self.node.status()
-    }
-    fn truncate(&self, _size: u64) -> Result<()> {
-        Ok(())
-    }
-    fn open(&self, _flags: OpenFlags) -> Result<Option<Arc<dyn FileOps>>> {
-        let tty = job::controlling_terminal(scheduler::current().process()).ok_or(Errno::ENXIO)?;
-        OpenTty::without_control(&tty).map(Some)
+        let file = match &self.opens {
+            Opens::Terminal(tty) => OpenTty::open(tty, flags),
+            Opens::Console(tty) => OpenTty::without_control(tty),
+            Opens::Controlling => {
+                let tty = job::controlling_terminal(scheduler::current().process()).ok_or(Errno::ENXIO)?;
+                OpenTty::without_control(&tty)
+            }
+            Opens::Multiplexer => devpts::make(),
+        };
+        file.map(Some)
     }
 }
 

@@ -24,7 +24,7 @@ use abi::{Errno, Result, linux};
 use hal::Uart;
 use klib::line_discipline::{LineDiscipline, MAX_CANON, ReadState, Termios, TtySignal, TtySink, cflag};
 
-pub use inode::{TtyAlias, TtyInode};
+pub use inode::TtyInode;
 pub use job::{Claim, controlling_terminal, leave_session};
 
 use pty::{Master, Pseudo};
