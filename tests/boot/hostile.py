@@ -161,6 +161,14 @@ while True:
     return run(code).returncode in (1, -9)
 
 
+TOUCH_ALL = """
+import mmap
+area = mmap.mmap(-1, 1 << 32, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)
+for at in range(0, 1 << 32, 4096):
+    area[at] = 1
+"""
+
+
 def process_with_most_in_pipes_is_ended_for_memory():
     hoard = """
 import os, resource, sys, time
@@ -172,20 +180,24 @@ for _ in range(int(sys.argv[1]) // 64):
 print("full", flush=True)
 time.sleep(60)
 """
-    touch = """
-import mmap
-area = mmap.mmap(-1, 1 << 32, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)
-for at in range(0, 1 << 32, 4096):
-    area[at] = 1
-"""
     hoarder = subprocess.Popen([sys.executable, "-c", hoard, str(free_kib() * 5 // 8)], stdout=subprocess.PIPE)
     hoarder.stdout.readline()
-    other = subprocess.Popen([sys.executable, "-c", touch])
+    other = subprocess.Popen([sys.executable, "-c", TOUCH_ALL])
     first = os.wait()
     still_there = hoarder if first[0] == other.pid else other
     still_there.kill()
     still_there.wait()
     return first == (hoarder.pid, signal.SIGKILL)
+
+
+def process_that_asked_for_it_is_ended_for_memory():
+    volunteer = child(lambda: time.sleep(60))
+    with open(f"/proc/{volunteer}/oom_score_adj", "w") as file:
+        file.write("1000")
+    large = subprocess.Popen([sys.executable, "-c", TOUCH_ALL])
+    order = [os.wait(), os.wait()]
+    large.returncode = -9
+    return order == [(volunteer, signal.SIGKILL), (large.pid, signal.SIGKILL)]
 
 
 def long_argument_list_is_refused_or_run():
@@ -444,6 +456,7 @@ check("many mappings", mappings_have_a_limit())
 check("many descriptors", descriptors_have_a_limit())
 check("full pipes", full_pipes_end_their_process_alone())
 check("memory in pipes", process_with_most_in_pipes_is_ended_for_memory())
+check("volunteer", process_that_asked_for_it_is_ended_for_memory())
 check("long argument list", long_argument_list_is_refused_or_run())
 check("much reserved memory", much_reserved_memory_can_be_listed())
 check("large tables", large_tables_without_memory_are_refused())

@@ -243,6 +243,7 @@ fn new_process(
         exit_signal: request.exit_signal,
         credentials: thread.identity.own(),
         terminal: state.terminal.inherited(),
+        oom_adjustment: parent.oom_adjustment(),
     }))
 }
 

@@ -72,6 +72,7 @@ pub fn kernel_process(root: Path) -> Arc<Process> {
         exit_signal: 0,
         credentials: identity::root(),
         terminal: Claim::default(),
+        oom_adjustment: 0,
     })
 }
 
@@ -191,6 +192,7 @@ fn start(last: Option<ExitStatus>) -> Result<()> {
         exit_signal: 0,
         credentials: identity::root(),
         terminal: Claim::default(),
+        oom_adjustment: 0,
     });
     let thread = Thread::user(1, process.clone(), &loaded.frame, b"python3", |_| {})?;
     process.state.lock().threads = vec![thread.clone()];

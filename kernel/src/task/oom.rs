@@ -13,10 +13,17 @@ use super::{
     process::{self, ExitStatus, Process},
     scheduler,
 };
-use crate::{mm::PAGE_SIZE, sync::PlainLock, time};
+use crate::{
+    mm::{PAGE_SIZE, frames},
+    sync::PlainLock,
+    time,
+};
 
 /// How long a process may take to end, in nanoseconds.
 const PATIENCE_NS: u64 = 2_000_000_000;
+
+/// The oom_score_adj of who is not to be ended.
+const NEVER: i32 = -1000;
 
 /// When one was last chosen, in nanoseconds of monotonic time.
 static CHOOSING: PlainLock<u64> = PlainLock::new(0);
@@ -34,6 +41,12 @@ fn held_pages(process: &Process) -> u64 {
     mapped + (process.files().held_bytes() / PAGE_SIZE) as u64
 }
 
+/// What it has, with a share of memory more or less as oom_score_adj says (proc(5)).
+fn weight(process: &Process) -> i64 {
+    let memory = frames::stats().total as i64;
+    held_pages(process) as i64 + memory * i64::from(process.oom_adjustment()) / 1000
+}
+
 /// Ends the largest process, process 1 only where it is alone, unless one is ending already; then lets it run. One that
 /// does not come to its end for long waits, maybe for the caller: then another is ended, too.
 pub fn relieve() {
@@ -45,10 +58,10 @@ pub fn relieve() {
     if !candidates.iter().any(|process| process.is_exiting()) || now.saturating_sub(*chosen_ns) > PATIENCE_NS {
         *chosen_ns = now;
         candidates.retain(|process| !process.is_exiting());
-        let others = candidates.iter().filter(|process| process.pid() != 1);
-        let largest = others.map(|process| (held_pages(process), process)).max_by_key(|(pages, _)| *pages);
-        if let Some((pages, victim)) = largest.or(candidates.first().map(|only| (held_pages(only), only))) {
-            log::error!("out of memory: {}[{}] ended, it had {} KiB", victim.name(), victim.pid(), pages * 4);
+        let others = candidates.iter().filter(|process| process.pid() != 1 && process.oom_adjustment() > NEVER);
+        if let Some(victim) = others.max_by_key(|process| weight(process)).or(candidates.first()) {
+            let kib = held_pages(victim) * 4;
+            log::error!("out of memory: {}[{}] ended, it had {kib} KiB", victim.name(), victim.pid());
             ENDED_PROCESS_ONE.fetch_or(victim.pid() == 1, Ordering::Relaxed);
             exit::request_exit(victim, ExitStatus::Signaled(linux::SIGKILL, false));
         }

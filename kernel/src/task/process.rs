@@ -115,6 +115,8 @@ pub struct Process {
     stopping: AtomicBool,
     /// Takes the orphans among its descendants (prctl(2), PR_SET_CHILD_SUBREAPER).
     subreaper: AtomicBool,
+    /// How it weighs when memory is out.
+    oom_adjustment: AtomicI32,
     /// It runs another program than the one that made it: setpgid(2) is its own affair then.
     pub(super) has_executed: AtomicBool,
     /// How many signals it got with others, counted with `signal::GROUPS` locked.
@@ -239,6 +241,7 @@ pub(super) struct NewProcess {
     pub exit_signal: u32,
     pub credentials: Arc<Credentials>,
     pub terminal: Claim,
+    pub oom_adjustment: i32,
 }
 
 impl Process {
@@ -276,6 +279,7 @@ impl Process {
             exiting: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             subreaper: AtomicBool::new(false),
+            oom_adjustment: AtomicI32::new(new.oom_adjustment),
             has_executed: AtomicBool::new(false),
             group_signals: AtomicU64::new(0),
             posix_timers: IrqLock::new(PosixTimers::default()),
@@ -331,6 +335,14 @@ impl Process {
     /// Sets [`Process::is_subreaper`].
     pub fn set_subreaper(&self, on: bool) {
         self.subreaper.store(on, Ordering::Relaxed);
+    }
+    /// How it weighs when memory is out: from -1000 (it is not ended) to 1000, in thousandths of memory.
+    pub fn oom_adjustment(&self) -> i32 {
+        self.oom_adjustment.load(Ordering::Relaxed)
+    }
+    /// Sets [`Process::oom_adjustment`].
+    pub fn set_oom_adjustment(&self, adjustment: i32) {
+        self.oom_adjustment.store(adjustment, Ordering::Relaxed);
     }
     /// Its process group.
     pub fn group(&self) -> i32 {

@@ -1,7 +1,7 @@
 //! The texts of /proc/PID and /proc/PID/task/TID, in proc(5)'s formats.
 
-use alloc::{boxed::Box, collections::BTreeMap, format, string::String, sync::Arc, vec::Vec};
-use core::{fmt::Write as _, ops::Range};
+use alloc::{boxed::Box, format, string::String, sync::Arc, vec::Vec};
+use core::{fmt::Write as _, ops::Range, sync::atomic::Ordering};
 
 use abi::{Errno, Result, linux};
 use hal::UserAddr;
@@ -12,7 +12,6 @@ use crate::{
     fs::{path::Path, sysfs, tty, virtual_files::Take},
     mm::PAGE_SIZE,
     smp,
-    sync::IrqLock,
     task::{
         pending::QueueSlot,
         process::{ExitStatus, Process},
@@ -128,7 +127,7 @@ impl Text {
             Self::MountInformation => Ok(system::mount_information(&root_of(process))),
             Self::Mounts => Ok(system::mounts(&root_of(process))),
             Self::OomScore => Ok(format!("{}\n", oom_score(process)).into_bytes()),
-            Self::OomScoreAdjustment => Ok(format!("{}\n", oom_adjustment(process)).into_bytes()),
+            Self::OomScoreAdjustment => Ok(format!("{}\n", process.oom_adjustment()).into_bytes()),
             Self::Stat => Ok(stat(process, thread)),
             Self::Status => Ok(status(process, thread)),
             Self::WaitChannel => Ok(b"0".to_vec()),
@@ -233,27 +232,16 @@ fn limits(process: &Arc<Process>) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// oom_score_adj of the processes that set one, with their start to tell a reused number.
-static OOM_ADJUSTMENTS: IrqLock<BTreeMap<i32, (u64, i32)>> = IrqLock::new(BTreeMap::new());
-
-/// How a process weighs when memory is out: -1000 (never ended) to 1000.
-pub fn oom_adjustment(process: &Process) -> i32 {
-    let adjustments = OOM_ADJUSTMENTS.lock();
-    adjustments.get(&process.pid()).filter(|(start, _)| *start == process.started_ns()).map_or(0, |(_, value)| *value)
-}
-
 fn set_oom_adjustment(process: &Process, bytes: &[u8]) -> Result<()> {
     let text = core::str::from_utf8(bytes.trim_ascii()).map_err(|_| Errno::EINVAL)?;
     let value: i32 = text.parse().map_err(|_| Errno::EINVAL)?;
     if !(-1000..=1000).contains(&value) {
         return Err(Errno::EINVAL);
     }
-    if value < oom_adjustment(process) && !scheduler::current().identity.has(linux::CAP_SYS_RESOURCE) {
+    if value < process.oom_adjustment() && !scheduler::current().identity.has(linux::CAP_SYS_RESOURCE) {
         return Err(Errno::EACCES);
     }
-    let mut adjustments = OOM_ADJUSTMENTS.lock();
-    adjustments.retain(|pid, _| crate::task::process::find(*pid).is_some());
-    adjustments.insert(process.pid(), (process.started_ns(), value));
+    process.set_oom_adjustment(value);
     Ok(())
 }
 
@@ -261,7 +249,7 @@ fn set_oom_adjustment(process: &Process, bytes: &[u8]) -> Result<()> {
 fn oom_score(process: &Arc<Process>) -> i64 {
     let resident = process.memory().map_or(0, |memory| memory.resident_pages());
     let total = (crate::mm::frames::stats().total as u64).max(1);
-    ((resident * 1000 / total) as i64 + i64::from(oom_adjustment(process))).clamp(0, 2000)
+    ((resident * 1000 / total) as i64 + i64::from(process.oom_adjustment())).clamp(0, 2000)
 }
 
 /// The letter and word for what a process or thread is doing.
