@@ -370,6 +370,11 @@ impl Socket {
         OpenFile::anonymous(Arc::new(socket), flags)
     }
 
+    /// The number it is known by in /proc.
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
     /// The family's part.
     pub fn ops(&self) -> &dyn SocketOps {
         &*self.ops

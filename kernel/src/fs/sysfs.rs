@@ -31,7 +31,9 @@ static DIRECTORY: Lazy<Arc<VirtualDirectory>> = Lazy::new(|| {
         directory.add_directory(class);
     }
     let class = directory.add_directory("class");
-    class.add_directory("rtc");
+    for kind in ["power_supply", "rtc", "thermal"] {
+        class.add_directory(kind);
+    }
     net::proc::add_to_sysfs(&class);
     directory
 });
@@ -162,6 +164,18 @@ pub fn add_cpus() {
     cpu.add_text("kernel_max", || format!("{}\n", hal::MAX_CPUS - 1).into_bytes());
     for number in smp::present().iter() {
         let own = cpu.add_directory(&format!("cpu{number}"));
+        let topology = own.add_directory("topology");
+        let alone = CpuSet::of(number);
+        for (name, cpus) in [
+            ("core_cpus_list", alone),
+            ("thread_siblings_list", alone),
+            ("core_siblings_list", smp::present()),
+            ("package_cpus_list", smp::present()),
+        ] {
+            topology.add_text(name, move || line(cpus));
+        }
+        topology.add_text("core_id", move || format!("{number}\n").into_bytes());
+        topology.add_text("physical_package_id", || b"0\n".to_vec());
         own.add_text("online", move || if smp::online().contains(number) { b"1\n".to_vec() } else { b"0\n".to_vec() });
     }
 }

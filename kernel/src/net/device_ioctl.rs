@@ -20,6 +20,9 @@ const LIST_POINTER_AT: u64 = 8;
 /// The length of a loopback's queue, as Linux tells it.
 pub const QUEUE_LENGTH: i32 = 1000;
 
+/// What ethtool(8) asks (linux/sockios.h).
+const SIOCETHTOOL: u32 = 0x8946;
+
 /// The calls that change an interface. Programs use netlink for that; here only what is so already can be asked for.
 const CHANGES: [u32; 8] = [
     ioctl::SIOCSIFFLAGS,
@@ -34,7 +37,7 @@ const CHANGES: [u32; 8] = [
 
 /// Whether a call is one of these.
 pub fn is_one(command: u32) -> bool {
-    const QUESTIONS: [u32; 13] = [
+    const QUESTIONS: [u32; 14] = [
         ioctl::SIOCGIFNAME,
         ioctl::SIOCGIFCONF,
         ioctl::SIOCGIFFLAGS,
@@ -48,6 +51,7 @@ pub fn is_one(command: u32) -> bool {
         ioctl::SIOCGIFMAP,
         ioctl::SIOCGIFINDEX,
         ioctl::SIOCGIFTXQLEN,
+        SIOCETHTOOL,
     ];
     QUESTIONS.contains(&command) || CHANGES.contains(&command)
 }
@@ -68,8 +72,16 @@ pub fn run(command: u32, argument: UserAddr) -> Result<u64> {
         user::copy_out_bytes(argument, &request)?;
         return Ok(0);
     }
+    if command == SIOCETHTOOL {
+        let question = rest.first_chunk().map_or(0, |address| u64::from_ne_bytes(*address));
+        let _: u32 = user::copy_in(UserAddr::new(question))?;
+    }
     let end = name.iter().position(|byte| *byte == 0).unwrap_or(NAME_SIZE - 1);
     let found = interface::by_name(name.get(..end).unwrap_or_default()).ok_or(Errno::ENODEV)?;
+    if command == SIOCETHTOOL {
+        // No interface has anything that it could ask for.
+        return Err(Errno::EOPNOTSUPP);
+    }
     if CHANGES.contains(&command) {
         let flags = rest.first_chunk().map_or(0, |flags| u16::from_ne_bytes(*flags));
         let up = flags & net::net_device_flags::IFF_UP as u16 != 0;

@@ -30,7 +30,7 @@ use crate::{
     time,
 };
 
-/// TIME_WAIT in /proc/net/tcp.
+/// States in /proc/net/tcp.
 const TIME_WAIT: u8 = 6;
 /// A tick of /proc's times, in nanoseconds.
 const TICK_NS: u64 = 10_000_000;
@@ -50,6 +50,7 @@ pub fn directory(fs: VirtualFs) -> Arc<VirtualDirectory> {
     directory.add_text("sockstat", statistics);
     directory.add_listing("tcp", |text| tcp_sockets(text, net::AF_INET));
     directory.add_listing("tcp6", |text| tcp_sockets(text, net::AF_INET6));
+    directory.add_listing("unix", fs::unix_socket::list);
     directory.add_listing("udp", |text| udp_sockets(text, net::AF_INET, net::IPPROTO_UDP as u32));
     directory.add_listing("udp6", |text| udp_sockets(text, net::AF_INET6, net::IPPROTO_UDP as u32));
     directory.add_listing("udplite", |text| udp_sockets(text, net::AF_INET, net::IPPROTO_UDPLITE as u32));

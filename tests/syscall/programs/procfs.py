@@ -1,8 +1,12 @@
 """/proc and /dev: what glibc, CPython and programs read there."""
 
+import ctypes
+import fcntl
 import os
 import re
+import socket
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -255,3 +259,54 @@ def named_semaphores_work():
 @check
 def system_figures_of_python():
     return os.sysconf("SC_PAGESIZE"), os.sysconf("SC_CLK_TCK"), os.sysconf("SC_NPROCESSORS_ONLN") >= 1, os.sysconf("SC_PHYS_PAGES") > 1000, sys.executable
+
+
+@check
+def memory_weight_is_inherited():
+    def parent():
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("123")
+        sys.stdout.flush()
+        return int(in_child(lambda: int(text("self/oom_score_adj"))) != "exit 123")
+
+    return in_child(parent), text("self/oom_score_adj")
+
+
+@check
+def smaller_files_of_a_process():
+    names = "gid_map", "loginuid", "personality", "sessionid", "setgroups", "timerslack_ns", "uid_map"
+    modes = [oct(os.stat(f"/proc/self/{name}").st_mode) for name in ("loginuid", "personality", "sessionid")]
+    fields = dict(line.split(":\t", 1) for line in text("self/status").splitlines())
+    return [text(f"self/{name}") for name in names], modes[1:], [fields[name] for name in ("Kthread", "HugetlbPages", "untag_mask")]
+
+
+@check
+def local_sockets_are_listed():
+    kinds = socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET
+    made = [socket.socket(socket.AF_UNIX, kind) for kind in kinds]
+    for own, name in zip(made, ("listed", "\0listed\0name", "listed-too")):
+        own.bind(name)
+    made[0].listen()
+    made += socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    lines = [line.split(maxsplit=7) for line in text("net/unix").splitlines()]
+    inodes = [str(os.fstat(own.fileno()).st_ino) for own in made]
+    found = {line[6]: line[2:6] + line[7:] for line in lines}
+    return lines[0], [found.get(inode) for inode in inodes]
+
+
+@check
+def figures_that_psutil_reads():
+    cpu = "/sys/devices/system/cpu/cpu0/topology"
+    sockets = socket.socket()
+    question = ctypes.create_string_buffer(struct.pack("I", 1), 256)
+    request = lambda name: struct.pack("16sQ16x", name, ctypes.addressof(question))
+    return (
+        [line.split()[0] for line in text("stat").splitlines() if line.startswith(("btime", "procs_", "softirq"))],
+        [line.split()[0] for line in text("vmstat").splitlines() if line.startswith("pswp")],
+        [name for name in ("SReclaimable", "KernelStack", "PageTables") if f"{name}:" in text("meminfo")],
+        [open(f"{cpu}/{name}").read() for name in ("core_cpus_list", "core_id", "physical_package_id")],
+        os.listdir("/sys/class/power_supply"),
+        outcome(fcntl.ioctl, sockets, 0x8946, request(b"lo")),
+        outcome(fcntl.ioctl, sockets, 0x8946, request(b"nothing")),
+        outcome(fcntl.ioctl, sockets, 0x8946, bytes(40)),
+    )

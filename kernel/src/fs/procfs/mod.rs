@@ -175,7 +175,7 @@ enum Entry {
 }
 
 /// The entries. Directories of threads lack the last one.
-static ENTRIES_OF_PROCESS: [(&str, Entry); 26] = [
+static ENTRIES_OF_PROCESS: [(&str, Entry); 33] = [
     ("auxv", Entry::Text(Text::AuxiliaryVector)),
     ("cgroup", Entry::Text(Text::ControlGroup)),
     ("cmdline", Entry::Text(Text::CommandLine)),
@@ -185,8 +185,10 @@ static ENTRIES_OF_PROCESS: [(&str, Entry); 26] = [
     ("exe", Entry::Link(Place::Executable)),
     ("fd", Entry::Descriptors { information: false }),
     ("fdinfo", Entry::Descriptors { information: true }),
+    ("gid_map", Entry::Text(Text::IdMap)),
     ("io", Entry::Text(Text::Transfers)),
     ("limits", Entry::Text(Text::Limits)),
+    ("loginuid", Entry::Text(Text::AuditId)),
     ("maps", Entry::Text(Text::Maps)),
     ("mountinfo", Entry::Text(Text::MountInformation)),
     ("mounts", Entry::Text(Text::Mounts)),
@@ -194,12 +196,17 @@ static ENTRIES_OF_PROCESS: [(&str, Entry); 26] = [
     ("ns", Entry::Namespaces),
     ("oom_score", Entry::Text(Text::OomScore)),
     ("oom_score_adj", Entry::Text(Text::OomScoreAdjustment)),
+    ("personality", Entry::Text(Text::Personality)),
     ("root", Entry::Link(Place::Root)),
+    ("sessionid", Entry::Text(Text::AuditId)),
+    ("setgroups", Entry::Text(Text::GroupsRule)),
     ("smaps", Entry::Text(Text::DetailedMaps)),
     ("smaps_rollup", Entry::Text(Text::MapsSummary)),
     ("stat", Entry::Text(Text::Stat)),
     ("statm", Entry::Text(Text::MemoryStat)),
     ("status", Entry::Text(Text::Status)),
+    ("timerslack_ns", Entry::Text(Text::TimerSlack)),
+    ("uid_map", Entry::Text(Text::IdMap)),
     ("wchan", Entry::Text(Text::WaitChannel)),
     ("task", Entry::Threads),
 ];

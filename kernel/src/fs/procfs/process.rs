@@ -26,6 +26,9 @@ const TICK_NS: u64 = 10_000_000;
 /// The most bytes of a command line or an environment that are shown.
 const MAX_STRINGS: u64 = 2 << 20;
 
+/// The bits of an address that count.
+const TAGLESS: u64 = u64::MAX >> 8;
+
 /// A file of a process or thread.
 #[derive(Clone, Copy)]
 pub enum Text {
@@ -65,6 +68,16 @@ pub enum Text {
     Status,
     /// wchan.
     WaitChannel,
+    /// uid_map and gid_map.
+    IdMap,
+    /// setgroups.
+    GroupsRule,
+    /// loginuid and sessionid.
+    AuditId,
+    /// personality.
+    Personality,
+    /// timerslack_ns.
+    TimerSlack,
 }
 
 impl Text {
@@ -77,7 +90,7 @@ impl Text {
     pub const fn permissions(self) -> u32 {
         match self {
             Self::Name | Self::OomScoreAdjustment => 0o644,
-            Self::AuxiliaryVector | Self::Environment | Self::Transfers => 0o400,
+            Self::AuxiliaryVector | Self::Environment | Self::Transfers | Self::Personality => 0o400,
             _ => 0o444,
         }
     }
@@ -92,6 +105,7 @@ impl Text {
                 | Self::Maps
                 | Self::DetailedMaps
                 | Self::MapsSummary
+                | Self::Personality
         )
     }
 
@@ -131,6 +145,18 @@ impl Text {
             Self::Stat => Ok(stat(process, thread)),
             Self::Status => Ok(status(process, thread)),
             Self::WaitChannel => Ok(b"0".to_vec()),
+            // There are no user namespaces but the first, and no audit.
+            Self::IdMap => Ok(b"         0          0 4294967295\n".to_vec()),
+            Self::GroupsRule => Ok(b"allow\n".to_vec()),
+            Self::AuditId => Ok(b"4294967295".to_vec()),
+            Self::Personality => Ok(match thread.cloned().or_else(|| process.main_thread()) {
+                Some(thread) => format!("{:08x}\n", thread.identity.personality()).into_bytes(),
+                None => Vec::new(),
+            }),
+            Self::TimerSlack => Ok(match thread.cloned().or_else(|| process.main_thread()) {
+                Some(thread) => format!("{}\n", thread.attributes.timer_slack_ns.load(Ordering::Relaxed)).into_bytes(),
+                None => Vec::new(),
+            }),
         }
     }
 
@@ -320,8 +346,11 @@ fn stat(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
     text.push_str(" 0 0 0 0 0");
     let _ = write!(text, " {pending} {} {} {}", blocked & 0x7fff_ffff, ignored & 0x7fff_ffff, caught & 0x7fff_ffff);
     // wchan nswap cnswap exit_signal processor rt_priority policy delayacct_blkio_ticks guest_time cguest_time
-    let cpu = thread.cloned().or_else(|| process.main_thread()).map_or(0, |thread| thread.home());
-    let _ = write!(text, " 0 0 0 {} {cpu} 0 0 0 0 0", linux::SIGCHLD);
+    let (cpu, priority, policy) = shown.as_ref().map_or((0, 0, 0), |thread| {
+        let set = &thread.attributes;
+        (thread.home(), set.priority.load(Ordering::Relaxed), set.policy.load(Ordering::Relaxed))
+    });
+    let _ = write!(text, " 0 0 0 {} {cpu} {priority} {policy} 0 0 0", linux::SIGCHLD);
     // start_data end_data start_brk
     text.push_str(" 0 0 0");
     let _ = write!(text, " {} {}", arguments.start, arguments.end);
@@ -355,7 +384,7 @@ fn status(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
     text.push_str(if who.groups.is_empty() { " \n" } else { "\n" });
     let _ = write!(
         text,
-        "NStgid:\t{0}\nNSpid:\t{id}\nNSpgid:\t{1}\nNSsid:\t{2}\n",
+        "NStgid:\t{0}\nNSpid:\t{id}\nNSpgid:\t{1}\nNSsid:\t{2}\nKthread:\t0\n",
         process.pid(),
         process.group(),
         process.session()
@@ -391,6 +420,7 @@ fn status(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
             ("VmLib", 0),
             ("VmPTE", kib(memory.table_pages() - 1)),
             ("VmSwap", 0),
+            ("HugetlbPages", 0),
         ] {
             let _ = writeln!(text, "{name}:\t{value:>8} kB");
         }
@@ -400,7 +430,7 @@ fn status(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
         let signals = thread.signals.lock();
         (signals.pending.set().bits(), signals.mask.bits())
     });
-    let _ = write!(text, "CoreDumping:\t0\nTHP_enabled:\t0\nThreads:\t{threads}\n");
+    let _ = write!(text, "CoreDumping:\t0\nTHP_enabled:\t0\nuntag_mask:\t{TAGLESS:#x}\nThreads:\t{threads}\n");
     let waiting = QueueSlot::count(process.credentials().user.real);
     let _ = writeln!(text, "SigQ:\t{waiting}/{}", process.rlimit(linux::RLIMIT_SIGPENDING).0);
     for (name, set) in [

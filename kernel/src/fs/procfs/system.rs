@@ -23,7 +23,7 @@ use crate::{
         virtual_files::{VirtualDirectory, VirtualFs, VirtualLink},
     },
     irq, log_buffer,
-    mm::{PAGE_SIZE, frames},
+    mm::{PAGE_SIZE, frames, stack::STACK_SIZE},
     net, panic, power, rng, smp,
     sync::Once,
     syscall::{kernel_log, misc},
@@ -294,6 +294,8 @@ fn meminfo() -> Vec<u8> {
     let stats = frames::stats();
     let kib = |pages: usize| pages * (PAGE_SIZE / 1024);
     let shared = kib(crate::fs::tmpfs::pages_used());
+    let spaces = process::all().into_iter().filter_map(|process| process.memory());
+    let tables: u64 = spaces.map(|memory| memory.table_pages()).sum();
     let mut text = String::new();
     for (name, value) in [
         ("MemTotal", kib(stats.total)),
@@ -310,6 +312,10 @@ fn meminfo() -> Vec<u8> {
         ("Writeback", 0),
         ("Shmem", shared),
         ("Slab", 0),
+        ("SReclaimable", 0),
+        ("SUnreclaim", 0),
+        ("KernelStack", process::nr_threads() * STACK_SIZE / 1024),
+        ("PageTables", kib(tables as usize)),
         ("CommitLimit", kib(stats.total)),
         ("Committed_AS", kib(stats.total - stats.free)),
     ] {
@@ -353,7 +359,7 @@ fn stat() -> Vec<u8> {
     let booted = time::realtime_ns().saturating_sub(time::monotonic_ns()) / NS_PER_SECOND;
     let last = process::all().iter().map(|process| process.pid()).max().unwrap_or(0);
     let _ = write!(text, "intr {interrupts}\nctxt {}\nbtime {booted}\nprocesses {last}\n", scheduler::switches());
-    let _ = write!(text, "procs_running {running}\nprocs_blocked 0\n");
+    let _ = write!(text, "procs_running {running}\nprocs_blocked 0\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n");
     text.into_bytes()
 }
 
@@ -370,7 +376,8 @@ fn version() -> Vec<u8> {
 
 fn vmstat() -> Vec<u8> {
     let stats = frames::stats();
-    format!("nr_free_pages {}\nnr_shmem {}\n", stats.free, crate::fs::tmpfs::pages_used()).into_bytes()
+    let shared = crate::fs::tmpfs::pages_used();
+    format!("nr_free_pages {}\nnr_shmem {shared}\npswpin 0\npswpout 0\n", stats.free).into_bytes()
 }
 
 /// A path as mounts and mountinfo write it: white space and backslashes as octal numbers.

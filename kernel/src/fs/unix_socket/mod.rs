@@ -6,6 +6,7 @@
 
 mod endpoint;
 mod in_flight;
+mod listing;
 mod name;
 mod transfer;
 
@@ -16,6 +17,7 @@ use abi::{Errno, Result, ioctl, net};
 use hal::UserAddr;
 
 use endpoint::{DEFAULT_BUFFER, Endpoint, Identity, Phase};
+pub use listing::list;
 
 use super::{
     PollEvents, PollTable,
