@@ -249,7 +249,7 @@ fn tcp_sockets(text: &mut Listing, family: u32) -> fmt::Result {
     };
     for socket in tcp::PORTS.owners() {
         let Ok(socket) = socket.downcast::<tcp::Endpoint>().map(|socket| socket.summary()) else { continue };
-        if socket.family == family {
+        if socket.family == family && socket.is_open() {
             let (local, remote) = (place(socket.local, family), place(socket.remote, family));
             add(format!(
                 "{local} {remote} {:02X} {:08X}:{:08X} 00:00000000 00000000 {:5}        0 {} 1 0000000000000000 100 0 0 10 0",

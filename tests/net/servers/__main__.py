@@ -18,6 +18,7 @@ import time
 import zipfile
 
 from guest import HOST, wait_for_address
+from piton import net
 
 HOME = "/tmp/served"
 #: Bytes of the file that is served.
@@ -72,13 +73,10 @@ def web(certificate):
 
 def wait_for(port):
     """Wait until somebody listens."""
-    ending = f"{port:04X}"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        for name in "tcp", "tcp6":
-            with open(f"/proc/net/{name}") as file:
-                if any(line.split()[1].endswith(f":{ending}") for line in file.readlines()[1:]):
-                    return
+        if any(one.local.port == port and one.state == "listening" for one in net.connections()):
+            return
         time.sleep(0.1)
     raise SystemExit(f"nobody listens on {port}")
 

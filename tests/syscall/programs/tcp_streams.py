@@ -406,6 +406,14 @@ def epoll_on_an_edge():
 
 
 @check
+def bound_socket_is_not_in_proc():
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        ending = f":{bound.getsockname()[1]:04X}"
+        return any(line.split()[1].endswith(ending) for line in open("/proc/net/tcp"))
+
+
+@check
 def connections_in_proc():
     server = listener()
     port = server.getsockname()[1]

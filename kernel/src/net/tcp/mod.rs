@@ -267,6 +267,13 @@ pub(super) struct Summary {
     pub(super) send_queue: usize,
 }
 
+impl Summary {
+    /// Whether it listens or is connected. /proc/net/tcp shows no others: who waits for a server looks there.
+    pub(super) fn is_open(&self) -> bool {
+        self.number != options::CLOSE
+    }
+}
+
 /// What a program's TCP socket refers to.
 pub(super) struct TcpSocket {
     endpoint: Arc<Endpoint>,
