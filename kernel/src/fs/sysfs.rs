@@ -14,7 +14,7 @@ use klib::{calendar, cpu_set::CpuSet};
 
 use super::{
     FileKind, FileOps, FileSystemStatus, Inode, Metadata, OpenFlags,
-    virtual_files::{VirtualDirectory, VirtualFs, next_device, next_inode, open_bytes},
+    virtual_files::{VirtualDirectory, VirtualFs, next_device, next_inode, open_text},
 };
 use crate::{net, smp, sync::Lazy};
 
@@ -50,7 +50,7 @@ pub fn piton_directory() -> Arc<VirtualDirectory> {
 
 type ReadBlob = dyn Fn() -> Result<Vec<u8>> + Send + Sync;
 
-/// A file of known size whose bytes are read when it is opened.
+/// A file of known size whose bytes are read with it.
 struct BlobFile {
     inode: u64,
     size: u64,
@@ -77,7 +77,8 @@ impl Inode for BlobFile {
         if flags.writable() {
             return Err(Errno::EACCES);
         }
-        Ok(Some(open_bytes((self.read)()?, None)))
+        let read = self.read.clone();
+        Ok(Some(open_text(move || read(), None)))
     }
 }
 

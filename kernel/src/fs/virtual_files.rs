@@ -1,6 +1,6 @@
 //! Files and directories whose content is made when asked for: the building blocks of /proc, /sys and /dev.
 //!
-//! A [`VirtualDirectory`] holds fixed entries; a [`TextFile`] makes its bytes at every open and may take writes. What
+//! A [`VirtualDirectory`] holds fixed entries; a [`TextFile`] makes its bytes when it is read and may take writes. What
 //! changes by itself (the processes of /proc) implements [`Inode`] on its own.
 
 use alloc::{borrow::ToOwned, boxed::Box, collections::BTreeMap, string::String, sync::Arc, vec::Vec};
@@ -14,7 +14,7 @@ use abi::{Errno, Result, linux};
 use super::{
     DirectoryEntry, FileKind, FileOps, FileSystemStatus, Inode, Metadata, OpenFile, OpenFlags, ReadBuffer, WriteBuffer,
 };
-use crate::sync::IrqLock;
+use crate::sync::{IrqLock, PlainLock};
 
 /// What every inode of one virtual file system shares.
 #[derive(Clone, Copy)]
@@ -173,7 +173,7 @@ impl Make {
 /// Takes the bytes of one write call.
 pub type Take = Box<dyn Fn(&[u8]) -> Result<()> + Send + Sync>;
 
-/// A file whose bytes are made at each open.
+/// A file whose bytes are made when it is read from its beginning.
 pub struct TextFile {
     fs: VirtualFs,
     inode: u64,
@@ -203,19 +203,44 @@ impl Inode for TextFile {
         if flags.writable() && self.take.is_none() {
             return Err(Errno::EACCES);
         }
-        let content = if flags.readable() { self.make.make()? } else { Vec::new() };
-        Ok(Some(Arc::new(OpenText { content, take: self.take.clone() })))
+        let make = self.make.clone();
+        Ok(Some(Arc::new(OpenText::new(Box::new(move || make.make()), self.take.clone()))))
     }
 }
 
-/// What an open file with these bytes does; writes go to `take`.
-pub fn open_bytes(content: Vec<u8>, take: Option<Take>) -> Arc<dyn FileOps> {
-    Arc::new(OpenText { content, take: take.map(Arc::new) })
+/// What an open file with the bytes that `make` gives does; writes go to `take`.
+pub fn open_text(make: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static, take: Option<Take>) -> Arc<dyn FileOps> {
+    Arc::new(OpenText::new(Box::new(make), take.map(Arc::new)))
 }
 
+type Remake = Box<dyn Fn() -> Result<Vec<u8>> + Send + Sync>;
+
 struct OpenText {
-    content: Vec<u8>,
+    make: Remake,
+    /// As it was when it was last read from its beginning.
+    content: PlainLock<Option<Arc<Vec<u8>>>>,
     take: Option<Arc<Take>>,
+}
+
+impl OpenText {
+    const fn new(make: Remake, take: Option<Arc<Take>>) -> Self {
+        Self { make, content: PlainLock::new(None), take }
+    }
+
+    /// What a read at `position` is of: who reads in pieces gets the pieces of one text, who goes back to the beginning
+    /// a new one.
+    fn content(&self, position: u64) -> Result<Arc<Vec<u8>>> {
+        let kept = if position > 0 { self.content.lock().clone() } else { None };
+        match kept {
+            Some(content) => Ok(content),
+            None => {
+                let content = Arc::new((self.make)()?);
+                let old = self.content.lock().replace(content.clone());
+                drop(old);
+                Ok(content)
+            }
+        }
+    }
 }
 
 /// The most one write call may hand to a control file.
@@ -223,7 +248,8 @@ const MAX_CONTROL_WRITE: usize = 4096;
 
 impl FileOps for OpenText {
     fn read(&self, _file: &OpenFile, position: &mut u64, buffer: &mut ReadBuffer<'_>) -> Result<usize> {
-        let rest = usize::try_from(*position).ok().and_then(|start| self.content.get(start..)).unwrap_or(&[]);
+        let content = self.content(*position)?;
+        let rest = usize::try_from(*position).ok().and_then(|start| content.get(start..)).unwrap_or(&[]);
         let copied = if rest.is_empty() { 0 } else { buffer.put(rest)? };
         *position += copied as u64;
         Ok(copied)

@@ -310,3 +310,28 @@ def figures_that_psutil_reads():
         outcome(fcntl.ioctl, sockets, 0x8946, request(b"nothing")),
         outcome(fcntl.ioctl, sockets, 0x8946, bytes(40)),
     )
+
+
+@check
+def text_is_made_anew_when_read_from_the_beginning():
+    def renamed(name):
+        with open("/proc/self/comm", "w") as file:
+            file.write(name)
+
+    before = text("self/comm")
+    renamed("first")
+    fd = os.open("/proc/self/comm", os.O_RDONLY)
+    renamed("second")
+    result = [os.read(fd, 3), os.read(fd, 100)]
+    renamed("third")
+    result += [os.pread(fd, 100, 0), os.read(fd, 100), os.lseek(fd, 0, os.SEEK_SET), os.read(fd, 100)]
+    os.close(fd)
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    fd = os.open(f"/proc/{child}/status", os.O_RDONLY)
+    os.waitpid(child, 0)
+    result.append(outcome(os.read, fd, 100))
+    os.close(fd)
+    renamed(before.strip())
+    return result

@@ -9,7 +9,7 @@ use crate::{
     fs::{
         DirectoryEntry, FileKind, FileOps, FileSystemStatus, Inode, Metadata, OpenFile, OpenFlags,
         path::{self, Path},
-        virtual_files::open_bytes,
+        virtual_files::open_text,
     },
     task::{process::Process, scheduler},
 };
@@ -227,6 +227,6 @@ impl Inode for DescriptorInformation {
             self.file.position(),
             self.file.ops().information()
         );
-        Ok(Some(open_bytes(text.into_bytes(), None)))
+        Ok(Some(open_text(move || Ok(text.clone().into_bytes()), None)))
     }
 }

@@ -1,7 +1,7 @@
 //! /proc: processes and the system as files, in the formats of proc(5).
 //!
 //! The root lists the entries that `system` adds and a directory for each process. Directories and files of processes
-//! are made when looked up and hold the process; what a file says is made when it is opened. Files of a process that
+//! are made when looked up and hold the process; what a file says is made when it is read. Files of a process that
 //! has ended answer ESRCH, its directories are empty.
 //!
 //! `process` writes the texts, `links` and `namespaces` have the links that lead to open files, places and namespaces.
@@ -18,7 +18,7 @@ use abi::{Errno, Result};
 
 use super::{
     DirectoryEntry, FileKind, FileOps, FileSystemStatus, Inode, Metadata, OpenFlags,
-    virtual_files::{VirtualDirectory, VirtualFs, VirtualLink, next_device, open_bytes},
+    virtual_files::{VirtualDirectory, VirtualFs, VirtualLink, next_device, open_text},
 };
 use crate::{
     net,
@@ -344,7 +344,12 @@ impl Inode for TextInode {
             return Err(Errno::EACCES);
         }
         self.text.check_open(&self.process)?;
-        let content = if flags.readable() { self.text.make(&self.process, self.thread.as_ref())? } else { Vec::new() };
-        Ok(Some(open_bytes(content, self.text.taker(&self.process, self.thread.as_ref()))))
+        let taker = self.text.taker(&self.process, self.thread.as_ref());
+        let (text, process, thread) = (self.text, self.process.clone(), self.thread.clone());
+        let make = move || {
+            let is_there = processes::find(process.pid()).is_some_and(|found| Arc::ptr_eq(&found, &process));
+            if is_there { text.make(&process, thread.as_ref()) } else { Err(Errno::ESRCH) }
+        };
+        Ok(Some(open_text(make, taker)))
     }
 }
