@@ -199,6 +199,18 @@ def datagrams(port):
             print(errno.errorcode[error.errno])
 
 
+def told():
+    """What a DHCP server said, as programs find it."""
+    from piton import net, ntp
+
+    [interface] = [one for one in net.interfaces() if one.name == "eth0"]
+    print("address", interface.addresses[0])
+    print("gateway", next(route.gateway for route in net.routes() if route.destination.prefixlen == 0))
+    print("resolver", open("/etc/resolv.conf").read().split())
+    print("ntp_servers", repr(open("/proc/net/ipconfig/ntp_servers").read()))
+    print("asked", ntp.servers())
+
+
 def seen(port):
     """What `piton.net` shows of a connection to the host, and of a datagram that comes when nobody is there for it."""
     from piton import net

@@ -5,6 +5,7 @@
 
 mod bad_wire;
 mod cable;
+mod lease;
 mod noise;
 mod packages;
 mod peers;
