@@ -22,6 +22,13 @@ class Receive(unittest.TestCase):
         self.assertFalse(parser.spoken)
         self.assertEqual(parser.send(b"\xff\r"), b"\xff\r")
 
+    def test_every_byte_counts_once_it_is_off(self) -> None:
+        parser = Telnet()
+        parser.off = True
+        data = bytes(range(256)) + command(WILL, TERMINAL_TYPE)
+        self.assertEqual(parser.receive(data), data)
+        self.assertEqual((parser.spoken, parser.reply), (False, b""))
+
     def test_answer_to_the_question_shows_a_telnet_client(self) -> None:
         for answer in WILL, WONT:
             parser = Telnet()

@@ -370,9 +370,10 @@ class Connection:
         self._state = _SESSION
 
     def give_terminal(self) -> tuple[int, list] | None:
-        """Make a terminal of the session's pipes."""
+        """Make a terminal of the session's pipes, for a tool."""
         if self._state != _SESSION:
             return None
+        self._telnet.off = True
         self._fetch_rest()
         try:
             master, slave = os.openpty()

@@ -1,10 +1,10 @@
 """The folder of the host that ``mpremote mount`` lends a session: files that are read and written over its connection.
 
-MicroPython has file systems in Python, and ``mpremote`` brings one and mounts it with ``os.mount``. Here that is taken
-as the wish to reach the host's folder, and the protocol behind it is spoken from this module: 0x18, a command, its
-numbers in little-endian, text and data with their length before them; the host answers 0x18 and likewise. In the session
-that mounted, ``open``, what of ``os`` takes paths, and imports know of it; other sessions, programs and the kernel do
-not. The functions are replaced while something is mounted, and put back when nothing is.
+MicroPython has file systems in Python, and ``mpremote`` brings one and mounts it with ``os.mount``. Here that is
+taken as the wish to reach the host's folder, and the protocol behind it is spoken from this module: 0x18, a command,
+its numbers in little-endian, text and data with their length before them; the host answers 0x18 and likewise. In the
+session that mounted, ``open``, what of ``os`` takes paths, and imports know of it; other sessions, programs and the
+kernel do not. The functions are replaced while something is mounted, and put back when nothing is.
 """
 
 import builtins
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 #: Milliseconds that the host may take for an answer.
 PATIENCE = 5000
 #: Bytes of a file that are read or written at once.
-PIECE = 4096
+PIECE = 16384
 _SYNC = b"\x18"
 _STAT, _LIST, _NEXT, _OPEN, _CLOSE, _READ, _WRITE, _SEEK = 1, 2, 3, 4, 5, 6, 8, 9
 _REMOVE, _RENAME, _MKDIR, _RMDIR = 10, 11, 12, 13

@@ -37,6 +37,8 @@ class Telnet:
 
     def __init__(self):
         self.spoken = False
+        #: Set when the client is known to speak something else: every byte is then what it is.
+        self.off = False
         #: Columns and lines of the client's window, once it told them.
         self.window: tuple[int, int] | None = None
         #: The client's terminal, once it told it, in lower case.
@@ -71,6 +73,8 @@ class Telnet:
 
     def receive(self, data: bytes) -> bytes:
         """Take in what came from the client and answer the keys in it."""
+        if self.off:
+            return data
         if self._state == _DATA and IAC not in data and (BINARY in self.theirs or not self.spoken):
             self._after_return = False
             return data

@@ -265,10 +265,12 @@ def mpremote_lends_a_folder():
         ):
             with open(f"{folder}/{name}", "w") as file:
                 file.write(text)
+        with open(f"{folder}/bytes", "wb") as file:
+            file.write(bytes(range(256)) * 100)
         with open(f"{folder}/script.py", "w") as file:
             file.write(LENT)
         told = mpremote("mount", folder, "run", f"{folder}/script.py")
-        assert told.endswith("42 42 ['package', 'probe.py', 'script.py', 'text']\n1000 True\nno none\n"), told
+        assert told.endswith("42 42 ['bytes', 'package', 'probe.py', 'script.py', 'text']\n1000 True\nno none\n"), told
         with open(f"{folder}/made/out", "rb") as file:
             assert file.read() == bytes(range(256)) * 100
         assert os.listdir(folder + "/made") == ["out"]
@@ -286,8 +288,8 @@ print(probe.answer, package.other, sorted(os.listdir()))
 with open("text") as file:
     print(len(file.readlines()), os.path.isdir("/remote/package"))
 os.mkdir("made")
-with open("made/part", "wb") as file:
-    file.write(bytes(range(256)) * 100)
+with open("bytes", "rb") as source, open("made/part", "wb") as file:
+    file.write(source.read())
 os.rename("made/part", "/remote/made/out")
 with open("made/other", "x") as file:
     pass
