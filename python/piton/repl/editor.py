@@ -11,7 +11,9 @@ What of ``_pyrepl`` stands in the way of a second one in the same process, and w
 """
 
 import os
+import re
 import select
+import site
 import sys
 import termios
 import time
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 #: Seconds within which a second Ctrl-C on an empty line is a tool's.
 TWICE = 0.5
+#: Bytes that the file of the history may have when a session begins.
+LONGEST_HISTORY = 32 << 10
 #: Terminals that can do no more than a line after the other.
 _DUMB = frozenset(("", "dumb", "unknown", "network"))
 
@@ -118,6 +122,23 @@ class _Console(InteractiveColoredConsole):
         super()._excepthook(typ, value, without_checkpoint(tb))
 
 
+def _shorten_history() -> None:
+    """Keep the end of the file that every statement makes longer, and that every session reads.
+
+    CPython shortens it when it ends, which process 1 does not.
+    """
+    with open(site.gethistoryfile(), "rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size <= LONGEST_HISTORY:
+            return
+        file.seek(size - LONGEST_HISTORY // 2)
+        # The first whole statement: a line end within one has a carriage return before it.
+        kept = re.split(rb"(?<!\r)\n", file.read(), maxsplit=1)[-1]
+        file.seek(0)
+        file.write(kept)
+        file.truncate()
+
+
 def serve(session: "Session", typed: bytes = b"") -> None:
     """Run the session until it ends. *typed* is what the person at a tool typed first."""
     if session.terminal in _DUMB:
@@ -196,6 +217,7 @@ class Editor:
         self._take_reports()
         session.read_line = wrapper.input
         try:
+            _shorten_history()
             wrapper.read_history_file()
         except OSError:
             wrapper.set_history_length(0)

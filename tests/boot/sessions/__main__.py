@@ -144,6 +144,27 @@ def telnet_gets_the_editor():
     dumb.closed()
 
 
+def history_is_kept_and_stays_short():
+    path = os.path.expanduser("~/.python_history")
+    with open(path, "w") as file:
+        for number in range(5000):
+            file.write(f"old = {number}\r\n    # more\n")
+    first, second = telnet(), telnet()
+    assert 10_000 < os.path.getsize(path) < 17_000, os.path.getsize(path)
+    with open(path) as file:
+        assert file.readline().startswith("old = ")
+    first.send(b"6*111\r")
+    first.until(b"666")
+    first.until(PROMPT)
+    third = telnet()
+    third.send(b"\x1bOA\x7f\r")
+    third.until(b"66")
+    third.until(PROMPT)
+    for client in first, second, third:
+        client.close()
+    os.unlink(path)
+
+
 def programs_have_the_session_s_terminal():
     client = telnet(b"vt100")
     client.send(b"import os, subprocess\r")
@@ -412,6 +433,7 @@ names = sys.argv[1:] or [
     "sessions_share_modules_and_not_names",
     "ctrl_c_interrupts_whatever_runs",
     "telnet_gets_the_editor",
+    "history_is_kept_and_stays_short",
     "programs_have_the_session_s_terminal",
     "modules_use_the_session_s_terminal",
     "raw_repl_runs_source",
