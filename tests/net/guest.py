@@ -148,8 +148,8 @@ def backlog(port, count):
         print("accepted", sorted(numbers) == list(range(int(count))))
 
 
-def churn(port, rounds, at_once):
-    """Opens and closes connections to the host, many at a time; memory comes back."""
+def churn(port, rounds, at_once, seconds):
+    """Opens and closes connections to the host, many at a time; memory comes back some seconds later."""
 
     def turn(count):
         sockets = [socket.create_connection((HOST, int(port)), 30) for _ in range(count)]
@@ -164,7 +164,7 @@ def churn(port, rounds, at_once):
     before = memory_free()
     for _ in range(int(rounds)):
         turn(int(at_once))
-    time.sleep(2)
+    time.sleep(float(seconds))
     print("lost", max(0, before - memory_free()) // 1024, "MiB")
 
 

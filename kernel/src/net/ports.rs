@@ -269,6 +269,11 @@ impl PortTable {
         ports.buckets.values().flat_map(BTreeMap::values).filter_map(|entry| entry.place.owner.upgrade()).collect()
     }
 
+    /// Forgets what has left TIME_WAIT.
+    pub fn expire(&self) {
+        self.ports.lock().expire(time::monotonic_ns());
+    }
+
     /// What is in TIME_WAIT.
     pub fn waiting(&self) -> Vec<Waiting> {
         let now = time::monotonic_ns();

@@ -31,6 +31,8 @@ const MAX_HALF_OPEN: usize = 1024;
 /// The most in TIME_WAIT, and how long each stays.
 const MAX_WAITING: usize = 4096;
 const WAITING: Duration = Duration::from_secs(60);
+/// How long after that it is forgotten at the latest.
+const EXPIRY: Duration = Duration::from_secs(1);
 /// How long a connection that found no way waits before it tries again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -134,7 +136,9 @@ impl Connections {
     /// When the next of them has something to do.
     pub fn deadline(&self) -> Option<Instant> {
         let timers = self.timers.first_key_value().map(|((at, _), _)| *at);
-        if self.has_work() { Some(Instant::from_micros(0)) } else { timers }
+        // Those that leave TIME_WAIT within the same second go together.
+        let waiting = self.order.front().map(|(until, _)| *until + EXPIRY);
+        if self.has_work() { Some(Instant::from_micros(0)) } else { [timers, waiting].into_iter().flatten().min() }
     }
 
     /// Whether there is something to do at once.
@@ -182,16 +186,21 @@ impl Connections {
         wire
     }
 
-    /// Keeps the address of a connection that is over.
-    fn keep(&mut self, key: Key, next: u32, now: Instant) {
+    /// Forgets what has left TIME_WAIT, and the oldest where there are more than `most`.
+    fn expire(&mut self, now: Instant, most: usize) {
         while let Some((until, oldest)) = self.order.front().copied()
-            && (until <= now || self.order.len() >= MAX_WAITING)
+            && (until <= now || self.order.len() > most)
         {
             self.order.pop_front();
             if self.waiting.get(&oldest).is_some_and(|waiting| waiting.until == until) {
                 self.waiting.remove(&oldest);
             }
         }
+    }
+
+    /// Keeps the address of a connection that is over.
+    fn keep(&mut self, key: Key, next: u32, now: Instant) {
+        self.expire(now, MAX_WAITING - 1);
         let until = now + WAITING;
         self.waiting.insert(key, Waiting { next, until });
         self.order.push_back((until, key));
@@ -487,6 +496,10 @@ impl Machine<'_> {
     /// Works on the connections whose time has come, and those with something to do at once.
     pub(super) fn poll_connections(&mut self, stack: &mut Stack, now: Instant) {
         self.settle(stack, now);
+        if self.connections.order.front().is_some_and(|(until, _)| *until <= now) {
+            self.connections.expire(now, MAX_WAITING);
+            PORTS.expire();
+        }
         for (key, reason, sequence) in core::mem::take(&mut self.connections.errors) {
             self.tell(stack, key, reason, sequence, now);
         }
