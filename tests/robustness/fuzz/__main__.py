@@ -17,6 +17,7 @@ import struct
 import sys
 import threading
 import time
+import traceback
 
 from call_numbers import NUMBERS
 from signatures import SIGNATURES, VALUES
@@ -28,6 +29,8 @@ LIFE = 1500
 # One that makes no call for so long is killed, and must be gone soon after.
 STILL_S = 1.5
 GONE_S = 60.0
+# There is always some worker that makes a call within this time.
+SILENCE_S = 60.0
 # How much less memory may be free after the second half than after the first.
 LEAK_KIB = 1024
 HOME = "/tmp/fuzz"
@@ -47,6 +50,8 @@ FORKS = {"clone", "clone3"}
 SLOT = 8
 slots = memoryview(mmap.mmap(-1, 8 * SLOT * WORKERS * THREADS)).cast("Q")
 made = memoryview(mmap.mmap(-1, 8 * len(CALLS))).cast("Q")
+# How many workers this program itself kept from working.
+mistakes = memoryview(mmap.mmap(-1, 8)).cast("Q")
 succeeded = memoryview(mmap.mmap(-1, 8 * len(CALLS))).cast("Q")
 
 
@@ -129,7 +134,7 @@ class Worker:
                 case 0:
                     piece = struct.pack("qq", 0, pick.randrange(3_000_000))
                 case 1:
-                    piece = struct.pack("QQ", self.address(), pick.choice((0, 1, 100, 5000))) * 4
+                    piece = struct.pack("QQ", self.address() & (1 << 64) - 1, pick.choice((0, 1, 100, 5000))) * 4
                 case 2:
                     piece = self.name() + b"\0"
                 case 3:
@@ -140,6 +145,7 @@ class Worker:
                     piece = struct.pack("QQQQ", 0, 1, 0, pick.choice((0, 1, 8, 64)))
                 case _:
                     piece = bytes(128)
+            piece = piece[: ARENA - at]
             self.arena[at : at + len(piece)] = piece
 
     def restore(self):
@@ -256,13 +262,28 @@ def work(number, seed):
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.setsid()
-        worker = Worker(number, seed)
+        worker = begin(number, seed)
         threads = [number * THREADS + thread for thread in range(THREADS)]
         for thread in threads[1:]:
             threading.Thread(target=worker.run, args=(thread, LIFE), daemon=True).start()
         worker.run(threads[0], LIFE)
     finally:
         os._exit(0)
+
+
+def begin(number, seed):
+    """What a worker works on. That it cannot be made is a mistake of this program, but for what others have done."""
+    console = os.dup(2)
+    try:
+        return Worker(number, seed)
+    except OSError:
+        raise
+    except Exception:
+        mistakes[0] += 1
+        os.write(console, traceback.format_exc().encode())
+        raise
+    finally:
+        os.close(console)
 
 
 def start(number, seed):
@@ -304,7 +325,8 @@ def progress(number):
 def fuzz(seconds, seed, free):
     """Keeps the workers going for a time, then ends everything. Says what went wrong, or nothing."""
     end = time.monotonic() + seconds
-    started = shown = time.monotonic()
+    started = shown = called = time.monotonic()
+    calls = 0
     workers = {}
     while time.monotonic() < end:
         for number in range(WORKERS):
@@ -313,6 +335,12 @@ def fuzz(seconds, seed, free):
                 workers[number] = [start(number, seed), progress(number), time.monotonic(), None]
         time.sleep(0.1)
         now = time.monotonic()
+        if mistakes[0]:
+            return "a worker could not begin"
+        if sum(made) != calls:
+            calls, called = sum(made), now
+        elif now - called > SILENCE_S:
+            return f"no call for {SILENCE_S:.0f} s"
         try:
             while True:
                 pid, _ = os.waitpid(-1, os.WNOHANG)
