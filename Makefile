@@ -84,7 +84,7 @@ packages: image-arm64 ## pip in the machine installs large packages from the hos
 stress: image-arm64 ## Debian's stress-ng, every stressor, and trinity on the machine; SECONDS=1 TRINITY=60 CPUS=1 ONLY= LIMIT=5400
 	@PITON_STRESS=$(or $(SECONDS),1) PITON_TRINITY=$(or $(TRINITY),60) PITON_CPUS=$(or $(CPUS),1) PITON_ONLY='$(ONLY)' \
 	    PITON_LIMIT=$(or $(LIMIT),5400) \
-	    $(CARGO) test --package tests --test robustness -- --nocapture stress_ng_and_trinity
+	    $(CARGO) test --package tests --test robustness -- --ignored --nocapture stress_ng_and_trinity
 
 bench: image-arm64 ## measure against Linux in the same QEMU; writes build/bench.json
 	@$(CARGO) run --release --quiet --package tests --bin bench

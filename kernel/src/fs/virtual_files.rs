@@ -82,13 +82,13 @@ impl VirtualDirectory {
         directory
     }
 
-    /// Adds a read-only file whose bytes `make` produces at each open.
+    /// Adds a read-only file whose bytes `make` produces when it is read.
     pub fn add_text(&self, name: &str, make: impl Fn() -> Vec<u8> + Send + Sync + 'static) {
         self.add(name, TextFile::new(self.fs, 0o444, Make::Text(Box::new(make)), None));
     }
 
-    /// Adds a read-only file with a line for each of many things, which `write` writes at each open. Opening it is ENOMEM
-    /// where there are too many.
+    /// Adds a read-only file with a line for each of many things, which `write` writes when it is read. Reading it is
+    /// ENOMEM where there are too many.
     pub fn add_listing(&self, name: &str, write: impl Fn(&mut Listing) -> fmt::Result + Send + Sync + 'static) {
         self.add(name, TextFile::new(self.fs, 0o444, Make::Listing(Box::new(write)), None));
     }
