@@ -173,14 +173,18 @@ pub trait SocketOps: Send + Sync {
     }
     /// bind(2).
     fn bind(&self, address: &[u8]) -> Result<()>;
-    /// listen(2).
-    fn listen(&self, backlog: i32) -> Result<()>;
+    /// listen(2). EOPNOTSUPP where there are no connections.
+    fn listen(&self, _backlog: i32) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
     /// The common options where the family looks at them itself, and the inode number it shows.
     fn identity(&self) -> Option<(Arc<CommonOptions>, u64)> {
         None
     }
-    /// accept(2): the socket of the next connection, and the peer's address.
-    fn accept(&self, patience: Patience) -> Result<(Arc<dyn SocketOps>, Vec<u8>)>;
+    /// accept(2): the socket of the next connection, and the peer's address. EOPNOTSUPP as above.
+    fn accept(&self, _patience: Patience) -> Result<(Arc<dyn SocketOps>, Vec<u8>)> {
+        Err(Errno::EOPNOTSUPP)
+    }
     /// connect(2).
     fn connect(&self, address: &[u8], patience: Patience) -> Result<()>;
     /// getsockname(2).

@@ -155,14 +155,6 @@ impl SocketOps for NetlinkSocket {
         Ok(())
     }
 
-    fn listen(&self, _backlog: i32) -> Result<()> {
-        Err(Errno::EOPNOTSUPP)
-    }
-
-    fn accept(&self, _patience: Patience) -> Result<(Arc<dyn SocketOps>, Vec<u8>)> {
-        Err(Errno::EOPNOTSUPP)
-    }
-
     fn connect(&self, bytes: &[u8], _patience: Patience) -> Result<()> {
         if family_of(bytes)? == net::AF_UNSPEC {
             self.state.lock().peer = 0;

@@ -253,14 +253,6 @@ impl SocketOps for UdpSocket {
         Ok(())
     }
 
-    fn listen(&self, _backlog: i32) -> Result<()> {
-        Err(Errno::EOPNOTSUPP)
-    }
-
-    fn accept(&self, _patience: Patience) -> Result<(Arc<dyn SocketOps>, Vec<u8>)> {
-        Err(Errno::EOPNOTSUPP)
-    }
-
     fn connect(&self, address: &[u8], _patience: Patience) -> Result<()> {
         self.endpoint.connect(address)
     }
