@@ -37,6 +37,7 @@ pub(crate) struct Record<'a> {
 
 /// A device tree: the index over a blob that has been checked from end to end.
 pub struct Tree<'a> {
+    bytes: &'a [u8],
     pub(crate) records: Vec<Record<'a>>,
     pub(crate) properties: Vec<(&'a str, &'a [u8])>,
     /// Phandle and node index, sorted by phandle.
@@ -107,19 +108,25 @@ impl<'a> Visitor<'a> for Builder<'a> {
 
 impl<'a> Tree<'a> {
     /// Checks the whole blob and builds the index. Bytes past the size in the header are ignored.
-    pub fn new(blob: &'a [u8]) -> Result<Self, DtbError> {
-        let blob = Blob::new(blob)?;
+    pub fn new(bytes: &'a [u8]) -> Result<Self, DtbError> {
+        let blob = Blob::new(bytes)?;
         let memory_reservations = blob.reservations()?;
         let mut builder = Builder::default();
         blob.walk(&mut builder)?;
         // Stable, so that the first of two equal phandles wins.
         builder.phandles.sort_by_key(|&(phandle, _)| phandle);
         Ok(Self {
+            bytes,
             records: builder.records,
             properties: builder.properties,
             phandles: builder.phandles,
             memory_reservations,
         })
+    }
+
+    /// The blob.
+    pub fn blob(&self) -> &'a [u8] {
+        self.bytes
     }
 
     /// The node `/`.

@@ -84,6 +84,7 @@ fn start(info: &BootInfo) -> Result<(), String> {
     let root_image = unsafe { core::slice::from_raw_parts(frames::linear(root_phys), root_len as usize) };
     let root = fs::init::init(root_image, root_phys).map_err(|error| format!("root image: {error}"))?;
     fs::sysfs::add_device_tree(tree);
+    device::add_to_sysfs();
     add_control_files();
 
     let kernel = init::kernel_process(root);

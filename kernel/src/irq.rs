@@ -85,11 +85,16 @@ pub fn init_cpu() {
     }
 }
 
+/// What the controller makes of a specifier; Deferred while it is not there.
+pub fn translate(specifier: &IrqSpecifier) -> Result<Irq, ProbeError> {
+    let controller = CONTROLLER.get().filter(|controller| controller.phandle == specifier.controller);
+    Ok(controller.ok_or(ProbeError::Deferred)?.chip.translate(specifier.cells())?)
+}
+
 /// Connects and enables an interrupt. Deferred while its controller is not there.
 pub fn request(name: &str, specifier: &IrqSpecifier, handler: Arc<dyn IrqHandler>) -> Result<(), ProbeError> {
-    let controller = CONTROLLER.get().filter(|controller| controller.phandle == specifier.controller);
-    let controller = controller.ok_or(ProbeError::Deferred)?;
-    let irq = controller.chip.translate(specifier.cells())?;
+    let irq = translate(specifier)?;
+    let controller = CONTROLLER.get().ok_or(ProbeError::Deferred)?;
     let line = controller.lines.get(irq.number as usize).ok_or(hal::IrqError::OutOfRange)?;
     let mut is_new = false;
     line.call_once(|| {

@@ -17,6 +17,7 @@
 //! - [`calendar`]: dates of the Gregorian calendar.
 //! - [`symbols`]: the names of the kernel's functions, for backtraces.
 //! - [`clock_discipline`]: how adjtimex(2) steers the clocks.
+//! - [`json`]: strings in JSON.
 //! - [`load_average`]: the load averages of the last minutes.
 //! - [`line_discipline`]: the terminal line discipline of termios(3).
 //! - [`net`]: the packet stack of a network interface.
@@ -35,6 +36,7 @@ pub mod credentials;
 pub mod elf;
 pub mod erofs;
 pub mod frames;
+pub mod json;
 pub mod line_discipline;
 pub mod load_average;
 pub mod net;

@@ -82,25 +82,46 @@ impl Inode for BlobFile {
     }
 }
 
-/// Shows the device tree at /sys/firmware/devicetree/base: a directory for each node, a file for each property.
-pub fn add_device_tree(tree: &dtb::Tree<'_>) {
-    let base = DIRECTORY.add_directory("firmware").add_directory("devicetree").add_directory("base");
-    // Directories of the open nodes, by depth.
+/// Shows the device tree at /sys/firmware/devicetree/base: a directory for each node, a file for each property, and
+/// one with the node's name (Linux `Documentation/ABI/testing/sysfs-firmware-ofw`); and its blob at /sys/firmware/fdt.
+pub fn add_device_tree(tree: &'static dtb::Tree<'static>) {
+    // Seeds are the kernel's secret.
+    let is_secret = |name| matches!(name, "rng-seed" | "kaslr-seed");
+    let mut secrets = Vec::new();
+    let firmware = DIRECTORY.add_directory("firmware");
+    let base = firmware.add_directory("devicetree").add_directory("base");
+    // Directories of the open nodes.
     let mut open = alloc::vec![(tree.root(), base)];
     while let Some((node, directory)) = open.pop() {
-        for (name, value) in node.properties() {
-            // Seeds are the kernel's secret.
-            if matches!(name, "rng-seed" | "kaslr-seed") {
-                continue;
+        let name = node.name().split('@').next().unwrap_or_default();
+        let add = |property, value: &'static [u8]| {
+            directory.add(property, BlobFile::new(value.len(), 0o444, move || Ok(value.to_vec())));
+        };
+        directory.add("name", BlobFile::new(name.len() + 1, 0o444, move || Ok([name.as_bytes(), b"\0"].concat())));
+        for (property, value) in node.properties() {
+            if is_secret(property) {
+                let start = value.as_ptr().addr() - tree.blob().as_ptr().addr();
+                secrets.push(start..start + value.len());
+            } else {
+                add(property, value);
             }
-            let value: Arc<[u8]> = value.into();
-            directory.add(name, BlobFile::new(value.len(), 0o444, move || Ok(value.to_vec())));
         }
         for child in node.children() {
             let below = directory.add_directory(child.name());
             open.push((child, below));
         }
     }
+    let blob = tree.blob();
+    let read = move || {
+        let mut copy = blob.to_vec();
+        for secret in &secrets {
+            if let Some(bytes) = copy.get_mut(secret.clone()) {
+                bytes.fill(0);
+            }
+        }
+        Ok(copy)
+    };
+    firmware.add("fdt", BlobFile::new(blob.len(), 0o400, read));
 }
 
 /// Shows a store's blobs at /sys/firmware/qemu_fw_cfg/by_name, each as a directory with `raw`, `size` and `name`. A

@@ -1,12 +1,16 @@
 //! From device tree to drivers: walks the tree, matches, probes, and tries again what was deferred.
+//!
+//! What became of each device stays in the [`table`], which programs read.
+
+mod table;
 
 use alloc::{string::String, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use dtb::{Node, Tree};
 use hal::{
-    Arch as _, ConfigStore, DeviceNode, DmaMemory, Driver, IrqChip, IrqHandler, IrqSpecifier, Mmio, Net, PAGE_SIZE,
-    PhysAddr, PhysRange, Platform, PlatformError, ProbeError, Rng, Rtc, Timer, Uart,
+    Arch as _, ConfigStore, DeviceNode, DmaMemory, IrqChip, IrqHandler, IrqSpecifier, Mmio, Net, PAGE_SIZE, PhysAddr,
+    PhysRange, Platform, PlatformError, ProbeError, Rng, Rtc, Timer, Uart,
 };
 
 use crate::{
@@ -15,6 +19,9 @@ use crate::{
     mm::{frames, kernel_space},
     net, rng, time,
 };
+
+pub use table::add_to_sysfs;
+use table::{Device, State};
 
 /// A node as drivers see it.
 struct TreeNode<'a> {
@@ -45,42 +52,34 @@ impl DeviceNode for TreeNode<'_> {
     }
 }
 
-/// Brings up every device that a driver takes.
-pub fn probe_all(tree: &Tree<'_>) {
+/// Brings up every device that a driver takes, and remembers what became of each.
+pub fn probe_all(tree: &'static Tree<'static>) {
     let drivers = || drivers::DRIVERS.iter().chain(arch::DRIVERS).copied();
-    let mut waiting: Vec<(Node<'_>, &'static Driver)> = Vec::new();
-    for node in tree.nodes() {
-        if node.property("compatible").is_none() || !node.status_okay() {
-            continue;
-        }
+    let mut devices = Vec::new();
+    for node in tree.nodes().filter(|node| node.property("compatible").is_some()) {
         // The most specific string comes first and decides.
         let driver = node.compatible().find_map(|string| drivers().find(|driver| driver.compatible.contains(&string)));
-        waiting.extend(driver.map(|driver| (node, driver)));
+        let state = match driver {
+            _ if !node.status_okay() => State::Disabled,
+            None => State::Unclaimed,
+            Some(_) => State::Deferred,
+        };
+        devices.push(Device { node, driver, state });
     }
     loop {
-        let before = waiting.len();
-        waiting.retain(|(node, driver)| {
-            let device = TreeNode { node: *node, path: node.path() };
-            match (driver.probe)(&device, &KernelPlatform) {
-                Ok(()) => {
-                    log::info!("{}: {}", device.path, driver.name);
-                    false
-                }
-                Err(ProbeError::NoMatch) => false,
-                Err(ProbeError::Deferred) => true,
-                Err(error) => {
-                    log::warn!("{}: {}: {error}", device.path, driver.name);
-                    false
-                }
-            }
-        });
-        if waiting.is_empty() || waiting.len() == before {
+        let mut progress = false;
+        for device in devices.iter_mut().filter(|device| device.state == State::Deferred) {
+            device.probe();
+            progress |= device.state != State::Deferred;
+        }
+        if !progress {
             break;
         }
     }
-    for (node, driver) in waiting {
-        log::warn!("{}: {}: what it needs never came up", node.path(), driver.name);
+    for device in devices.iter().filter(|device| device.state == State::Deferred) {
+        log::warn!("{}: what it needs never came up", device.node.path());
     }
+    table::publish(devices);
 }
 
 /// The kernel, as drivers see it.
