@@ -1,20 +1,27 @@
 """Piton: the machine from Python.
 
 ``piton.poweroff()`` and ``piton.reboot()`` leave the machine; ``piton.log()`` is the kernel's log; ``piton.net`` shows
-the network.
+the network; ``piton.devices`` shows the devices, ``piton.tree`` the device tree that they come from.
 """
 
 from piton.power import poweroff, reboot
 from piton.system import log
 
-__all__ = ["log", "net", "poweroff", "reboot"]
+__all__ = ["DeviceError", "devices", "log", "net", "poweroff", "reboot", "tree"]
+
+#: Where objects are that are imported when they are first asked for.
+_OBJECTS = {"DeviceError": "errors", "devices": "devices", "tree": "tree"}
 
 
 def __getattr__(name: str):
     """Import what is not part of every start when it is first asked for."""
-    if name in __all__:
-        import importlib
+    import importlib
 
+    if name in _OBJECTS:
+        found = getattr(importlib.import_module(f"piton.hardware.{_OBJECTS[name]}"), name)
+        globals()[name] = found
+        return found
+    if name in __all__:
         return importlib.import_module(f"piton.{name}")
     raise AttributeError(f"module 'piton' has no attribute {name!r}")
 

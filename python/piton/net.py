@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from piton.table import Table
+
 __all__ = ["Connection", "Interface", "Route", "Stats", "Table", "connections", "interfaces", "routes", "stats"]
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/if.h.
@@ -72,27 +74,6 @@ REASONS = {
     "TcpExt.TCPAbortOnMemory": "connections given up: no memory",
     "IpExt.InUnknownFrames": "frames of no known type, or too short for theirs",
 }
-
-
-class Table(list):
-    """A list of tuples with names, all of one kind, that shows itself as a table."""
-
-    def __repr__(self) -> str:
-        if not self:
-            return "[]"
-        rows = [self[0]._fields, *([_shown(value) for value in row] for row in self)]
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-
-
-def _shown(value: Any) -> str:
-    if value is None or value == ():
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return ", ".join(map(str, value))
-    return str(value)
 
 
 class Endpoint(NamedTuple):
