@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod console;
+mod devices;
 mod machines;
 mod programs;
 mod script;
