@@ -251,7 +251,7 @@ impl Connection {
         };
         let mut socket = tcp::Socket::new(buffer(receive)?, buffer(send)?);
         socket.set_ack_delay(Some(FIRST_ACK_DELAY));
-        socket.set_congestion_control(CongestionControl::Reno);
+        socket.set_congestion_control(CongestionControl::None);
         let mut set = SocketSet::new(alloc::vec![SocketStorage::EMPTY]);
         let handle = set.add(socket);
         Some(Self {
@@ -333,7 +333,8 @@ impl Connection {
     #[must_use]
     pub fn room(&self) -> usize {
         let socket = self.set.get::<tcp::Socket<'_>>(self.handle);
-        if socket.may_send() { socket.send_capacity() - socket.send_queue() } else { 0 }
+        let most = self.recovery.window().min(socket.send_capacity());
+        if socket.may_send() { most.saturating_sub(socket.send_queue()) } else { 0 }
     }
 
     /// Whether so much was taken out of the receive buffer that the other end should be told: half of it is free again.
@@ -375,6 +376,9 @@ impl Connection {
         if self.says_nothing(&segment, queued.1) {
             return;
         }
+        if self.repeats(&segment) {
+            self.recovery.repeats();
+        }
         self.take(engine.get(self.mtu, now), packet, now + self.ahead, send);
         let (after, left) = (self.state(), self.queued());
         let moved = before != after;
@@ -394,11 +398,23 @@ impl Connection {
         }
         if segment.flags & (Segment::ACK | Segment::RST) == Segment::ACK {
             self.window = segment.window;
+            let held_back = self.recovery.is_after_timeout();
             if (moved || left.1 < queued.1) && self.recovery.acknowledged(segment.acknowledges, now) {
                 self.repeat_first(engine, now);
             }
+            if held_back && !self.recovery.is_after_timeout() {
+                self.socket().set_congestion_control(CongestionControl::None);
+            }
         }
         self.end();
+    }
+
+    /// Whether a segment only repeats the last acknowledgement.
+    fn repeats(&self, segment: &Segment) -> bool {
+        segment.flags == Segment::ACK
+            && segment.payload == 0
+            && segment.window == self.window
+            && self.recovery.outstanding() == Some(segment.acknowledges)
     }
 
     /// Whether a segment only repeats an acknowledgement, and smoltcp would make too much of that: after a timeout, and
@@ -463,6 +479,7 @@ impl Connection {
                     // It has none running: it saw the other end's window close.
                     self.repeat_first(engine, now);
                 }
+                self.socket().set_congestion_control(CongestionControl::Reno);
             }
             Some(Due::Probe) if self.queued().1 > 0 => self.repeat_first(engine, now),
             Some(Due::Probe) | None => {}

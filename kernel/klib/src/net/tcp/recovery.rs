@@ -1,4 +1,4 @@
-//! When segments are sent again.
+//! When segments are sent again, and how much may be under way.
 //!
 //! smoltcp has a retransmission timer of its own. It is at least a second long, doubles at each loss, and is only made
 //! shorter again by data that was never sent before: once all of a stream has been sent, each further loss waits twice as
@@ -10,6 +10,10 @@
 //! Before it there is a probe (after RFC 8985, 7): where nothing is heard for two round trips the first segment is sent
 //! again without giving up the others. In fast recovery an acknowledgement of a part says that the next segment is lost as
 //! well (NewReno, RFC 6582, 3.2).
+//!
+//! The congestion window is Reno's (RFC 5681) and begins with ten segments (RFC 6928). smoltcp's own begins with 2 KiB and
+//! is not asked: the connection gives smoltcp only what the window has room for. After a timeout smoltcp would send all of
+//! that again at once, so then its own window holds it back until what was under way has arrived.
 
 use smoltcp::time::{Duration, Instant};
 
@@ -20,6 +24,12 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(120);
 const MIN_MARGIN: Duration = Duration::from_millis(200);
 /// What a probe waits beyond two round trips, for acknowledgements that come in bunches.
 const PROBE_MARGIN: Duration = Duration::from_millis(10);
+/// Bytes that may be under way before anything is acknowledged: ten of an Ethernet's segments (RFC 6928, 2).
+const FIRST_WINDOW: usize = 14_600;
+/// No whole segment is shorter (RFC 9293, 3.7.1).
+const LEAST_SEGMENT: usize = 536;
+/// So many acknowledgements that repeat one say that something is lost (RFC 5681, 3.2).
+const SIGN_OF_LOSS: u32 = 3;
 /// Doublings after which a timer is longer than the longest anyway.
 const MAX_BACKOFF: u32 = 10;
 
@@ -62,6 +72,11 @@ pub(super) struct Recovery {
     phase: Phase,
     /// When the first segment was last sent again.
     repeated: Option<Instant>,
+    /// How many bytes may be under way, and where its growth becomes slow.
+    window: usize,
+    threshold: usize,
+    /// Acknowledgements in a row that repeated the last one.
+    same: u32,
 }
 
 /// Whether `first` comes before `second` (RFC 9293, 3.4).
@@ -82,6 +97,9 @@ impl Recovery {
             probes: false,
             phase: Phase::Open,
             repeated: None,
+            window: FIRST_WINDOW,
+            threshold: usize::MAX,
+            same: 0,
         }
     }
 
@@ -99,6 +117,53 @@ impl Recovery {
     /// When the first segment was last sent again.
     pub(super) fn repeated(&self) -> Option<Instant> {
         self.repeated
+    }
+
+    /// Bytes of a whole segment; an Ethernet's while none was sent.
+    fn segment(&self) -> usize {
+        let longest = self.longest as usize;
+        if longest < LEAST_SEGMENT { FIRST_WINDOW / 10 } else { longest }
+    }
+
+    /// How many bytes may be under way, in whole segments.
+    pub(super) fn window(&self) -> usize {
+        // The first acknowledgements that repeat one let a new segment go each (RFC 3042, 2), so that there is a third.
+        let more = if self.phase == Phase::Open && self.same < SIGN_OF_LOSS { self.same as usize } else { 0 };
+        (self.window / self.segment() + more) * self.segment()
+    }
+
+    /// Something is lost: the window is to be half of what is under way (RFC 5681, 3.1).
+    fn reduce(&mut self) {
+        let under_way = self.numbers.map_or(0, |(first, behind)| behind.wrapping_sub(first)) as usize;
+        self.threshold = (under_way / 2).max(2 * self.segment());
+        self.window = self.threshold;
+    }
+
+    /// An acknowledgement repeats the last one: something has arrived, though not the first segment (RFC 5681, 3.2).
+    pub(super) fn repeats(&mut self) {
+        self.same = self.same.saturating_add(1);
+        match self.phase {
+            Phase::Open if self.same == SIGN_OF_LOSS => {
+                self.reduce();
+                self.window += SIGN_OF_LOSS as usize * self.segment();
+            }
+            Phase::Open if self.same < SIGN_OF_LOSS => {}
+            Phase::Open | Phase::Recovery(_) => self.window = self.window.saturating_add(self.segment()),
+            Phase::Loss(_) => {}
+        }
+    }
+
+    /// The window when so many bytes more have arrived, of which `all` says whether they end the recovery from a loss.
+    fn widened(&self, arrived: usize, all: bool) -> usize {
+        let segment = self.segment();
+        match self.phase {
+            // RFC 6582, 3.2.
+            Phase::Recovery(_) if !all => self.window.saturating_sub(arrived).max(segment) + segment,
+            Phase::Recovery(_) => self.threshold,
+            Phase::Open if self.same >= SIGN_OF_LOSS => self.threshold,
+            Phase::Loss(_) | Phase::Open if self.window < self.threshold => self.window.saturating_add(arrived),
+            Phase::Loss(_) | Phase::Open => self.window.saturating_add((segment * arrived / self.window).max(1)),
+        }
     }
 
     /// When [`due`](Self::due) is to be asked.
@@ -172,11 +237,12 @@ impl Recovery {
             self.sample = None;
             self.measure(now - sent);
         }
-        let mut partial = false;
-        match self.phase {
-            Phase::Recovery(end) if is_before(number, end) => partial = true,
-            Phase::Loss(end) if is_before(number, end) => {}
-            _ => self.phase = Phase::Open,
+        let ends = !matches!(self.phase, Phase::Recovery(end) | Phase::Loss(end) if is_before(number, end));
+        self.window = self.widened(number.wrapping_sub(first) as usize, ends);
+        self.same = 0;
+        let partial = !ends && matches!(self.phase, Phase::Recovery(_));
+        if ends {
+            self.phase = Phase::Open;
         }
         self.rearm(now);
         partial
@@ -197,6 +263,10 @@ impl Recovery {
     pub(super) fn due(&mut self, now: Instant) -> Option<Due> {
         if self.timeout.is_some_and(|at| at <= now) {
             let behind = self.numbers.map_or(0, |(_, behind)| behind);
+            if self.backoff == 0 {
+                self.reduce();
+            }
+            self.window = self.segment();
             self.phase = Phase::Loss(behind);
             self.backoff += 1;
             self.sample = None;
@@ -206,6 +276,7 @@ impl Recovery {
         if self.probe.is_some_and(|at| at <= now) {
             self.probe = None;
             self.probes = true;
+            self.reduce();
             return Some(Due::Probe);
         }
         None
