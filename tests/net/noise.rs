@@ -174,6 +174,7 @@ fn noise_on_the_wire_is_dropped_and_counted() {
     let guest = boot("net_noise", network, "off", &["listen_to_noise", &frames.to_string()]);
     let (status, output) = guest.finish(LIMIT + Duration::from_millis(frames));
     assert_eq!(status, 0, "{output}");
+    println!("noise: {}", output.lines().filter(|line| line.contains(' ')).collect::<Vec<_>>().join(", "));
     assert!(output.contains("still there"), "{output}");
     assert!(number(&output, "frames") >= frames, "{output}");
     assert!(number(&output, "dropped") > frames / 10, "{output}");
@@ -231,6 +232,11 @@ fn a_flood_of_beginnings_is_dropped_and_counted_and_shuts_nobody_out() {
     let guest = boot("net_flood", network, "off", &["under_siege", &frames.to_string(), &VISITS.to_string()]);
     let (status, output) = guest.finish(LIMIT + Duration::from_millis(frames));
     assert_eq!(status, 0, "{output}");
+    println!(
+        "flood of {frames} frames: {} visits, {}",
+        visits.load(Ordering::Relaxed),
+        output.trim().replace('\n', ", ")
+    );
     assert!(number(&output, "evicted") > frames / 2, "{output}");
     assert!(number(&output, "lost") < 24, "{output}");
     assert!(visits.load(Ordering::Relaxed) as u64 >= VISITS - 1, "{output}");

@@ -231,6 +231,7 @@ fn connections_come_and_go_and_memory_comes_back() {
     outcome.expect_status(0);
     let lost = outcome.output.lines().find_map(|line| line.strip_prefix("lost ")?.strip_suffix(" MiB"));
     let lost: u64 = lost.and_then(|lost| lost.parse().ok()).expect("the guest tells");
+    println!("{} connections came and went; {lost} MiB are missing", rounds * AT_ONCE);
     // One connection's buffers are half a MiB; what stays is TIME_WAIT, and Python's own.
     assert!(lost < 8, "lost {lost} MiB");
 }
