@@ -73,6 +73,7 @@ REASONS = {
     "TcpExt.TCPAbortOnTimeout": "connections given up: no answer",
     "TcpExt.TCPAbortOnMemory": "connections given up: no memory",
     "IpExt.InUnknownFrames": "frames of no known type, or too short for theirs",
+    "IpExt.InUnknownDhcp": "DHCP messages that nobody asked for or that make no sense",
 }
 
 

@@ -209,6 +209,7 @@ def told():
     print("resolver", open("/etc/resolv.conf").read().split())
     print("ntp_servers", repr(open("/proc/net/ipconfig/ntp_servers").read()))
     print("asked", ntp.servers())
+    print("dropped", net.stats().dropped["IpExt.InUnknownDhcp"])
 
 
 def seen(port):

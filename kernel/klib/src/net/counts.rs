@@ -57,6 +57,8 @@ pub struct Counts {
     pub tcp_resets_out: u64,
     /// Frames of no known type, or too short for theirs.
     pub frames_unknown: u64,
+    /// DHCP messages that were not taken.
+    pub dhcp_dropped: u64,
 }
 
 impl Counts {
@@ -89,5 +91,6 @@ impl Counts {
         self.tcp_bad_checksum += other.tcp_bad_checksum;
         self.tcp_resets_out += other.tcp_resets_out;
         self.frames_unknown += other.frames_unknown;
+        self.dhcp_dropped += other.dhcp_dropped;
     }
 }

@@ -115,6 +115,10 @@ pub enum Change {
     Lost,
 }
 
+/// A message that was not taken: it changed nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotTaken;
+
 /// A client.
 pub struct Client {
     mac: Mac,
@@ -291,7 +295,15 @@ impl Client {
     }
 
     /// A message came from `source`.
-    pub fn input(&mut self, bytes: &[u8], source: Ipv4Addr, now: Instant) -> Option<Change> {
+    ///
+    /// # Errors
+    /// It is not for this client, makes no sense, or nobody asked for it: it changes nothing.
+    pub fn input(&mut self, bytes: &[u8], source: Ipv4Addr, now: Instant) -> Result<Option<Change>, NotTaken> {
+        self.take(bytes, source, now).ok_or(NotTaken)
+    }
+
+    /// As [`input`](Self::input); `None` where the message is not taken.
+    fn take(&mut self, bytes: &[u8], source: Ipv4Addr, now: Instant) -> Option<Option<Change>> {
         const TO_CLIENT: u8 = 2;
         let own = bytes.first() == Some(&TO_CLIENT)
             && bytes.get(4..8) == Some(&self.transaction.to_be_bytes())
@@ -310,25 +322,25 @@ impl Client {
                 let server = server.filter(|_| usable && !given.is_loopback())?;
                 self.state = State::Requesting { address: given, server, tries: 0 };
                 (self.next, self.retry) = (now, FIRST_RETRY);
-                None
+                Some(None)
             }
             (State::Requesting { address: wanted, server: asked, .. }, &ACK)
                 if *wanted == given && server.is_none_or(|server| server == *asked) =>
             {
                 let server = *asked;
-                self.bind(find, given, server, now)
+                Some(Some(self.bind(find, given, server, now)))
             }
             (State::Bound(lease), &ACK) if lease.address == given => {
                 let server = server.unwrap_or(source);
-                self.bind(find, given, server, now)
+                Some(Some(self.bind(find, given, server, now)))
             }
             (State::Requesting { server: asked, .. }, &NAK) if server.is_none_or(|server| server == *asked) => {
                 self.begin(self.transaction.wrapping_add(1), now + FIRST_RETRY);
-                None
+                Some(None)
             }
             (State::Bound(_), &NAK) => {
                 self.begin(self.transaction.wrapping_add(1), now);
-                Some(Change::Lost)
+                Some(Some(Change::Lost))
             }
             _ => None,
         }
@@ -340,7 +352,7 @@ impl Client {
         given: Ipv4Addr,
         server: Ipv4Addr,
         now: Instant,
-    ) -> Option<Change> {
+    ) -> Change {
         let seconds = find(option::LEASE).and_then(number).unwrap_or(0).max(LEAST_LEASE);
         let told = |kind, otherwise: u32| {
             let told = find(kind).and_then(number).filter(|told| (1..seconds).contains(told));
@@ -364,7 +376,7 @@ impl Client {
         };
         self.next = lease.renew_at;
         self.state = State::Bound(lease.clone());
-        Some(Change::Bound(lease))
+        Change::Bound(lease)
     }
 }
 
@@ -396,10 +408,10 @@ mod tests {
         let mut client = Client::new(MAC, "piton", 77, now);
         let discover = client.poll(now, 0).0.unwrap();
         assert_eq!((discover.server, discover.bytes.len()), (None, LEAST));
-        assert_eq!(client.input(&answer(&discover.bytes, OFFER, seconds), SERVER, now), None);
+        assert_eq!(client.input(&answer(&discover.bytes, OFFER, seconds), SERVER, now), Ok(None));
         let request = client.poll(now, 0).0.unwrap();
         let change = client.input(&answer(&request.bytes, ACK, seconds), SERVER, now);
-        let Some(Change::Bound(lease)) = change else { panic!("no lease: {change:?}") };
+        let Ok(Some(Change::Bound(lease))) = change else { panic!("no lease: {change:?}") };
         assert_eq!((lease.address, lease.prefix, lease.gateway), (GIVEN, 24, Some(SERVER)));
         assert_eq!((lease.dns[0], lease.domain.as_str()), (Ipv4Addr::new(10, 0, 2, 3), "example"));
         (client, now)
@@ -413,7 +425,7 @@ mod tests {
         let (message, _) = client.poll(at, 0);
         let message = message.unwrap();
         assert_eq!((message.server, message.source), (Some(SERVER), GIVEN), "asked of the server alone");
-        assert!(matches!(client.input(&answer(&message.bytes, ACK, 1000), SERVER, at), Some(Change::Bound(_))));
+        assert!(matches!(client.input(&answer(&message.bytes, ACK, 1000), SERVER, at), Ok(Some(Change::Bound(_)))));
         assert_eq!(client.deadline(), at + Duration::from_secs(500));
         let mut asked = (0, 0);
         let end = loop {
@@ -440,7 +452,7 @@ mod tests {
         assert_eq!(times, [0, 2, 6, 14, 30, 62]);
         let (mut client, now) = bound(1000);
         let (message, _) = client.poll(client.deadline(), 0);
-        assert_eq!(client.input(&answer(&message.unwrap().bytes, NAK, 0), SERVER, now), Some(Change::Lost));
+        assert_eq!(client.input(&answer(&message.unwrap().bytes, NAK, 0), SERVER, now), Ok(Some(Change::Lost)));
     }
 
     #[test]
@@ -457,7 +469,7 @@ mod tests {
                     bytes[at] = random.next() as u8;
                 }
             }
-            if let Some(Change::Bound(lease)) = client.input(&bytes, SERVER, now) {
+            if let Ok(Some(Change::Bound(lease))) = client.input(&bytes, SERVER, now) {
                 assert!(lease.prefix <= 32 && lease.ends_at > now && lease.dns.len() <= MAX_DNS);
             }
             let (mut fresh, _) = bound(1000);

@@ -151,6 +151,7 @@ pub fn netstat() -> Vec<u8> {
             ("TCPAbortOnMemory", made.no_memory),
         ],
     );
-    table(&mut text, "IpExt", &[("InUnknownFrames", sums.counts.frames_unknown)]);
+    let of_stack = [("InUnknownFrames", sums.counts.frames_unknown), ("InUnknownDhcp", sums.counts.dhcp_dropped)];
+    table(&mut text, "IpExt", &of_stack);
     text.into_bytes()
 }

@@ -183,8 +183,10 @@ impl Stack {
         if let (IpAddr::V4(source), Some(client)) = (packet.source, &mut self.core.dhcp)
             && (packet.protocol, ports) == (UDP, (dhcp::SERVER_PORT, dhcp::CLIENT_PORT))
         {
-            let change = client.input(bytes.get(8..).unwrap_or_default(), source, now);
-            self.lease_changed(host, change, now);
+            match client.input(bytes.get(8..).unwrap_or_default(), source, now) {
+                Ok(change) => self.lease_changed(host, change, now),
+                Err(dhcp::NotTaken) => self.core.counts.dhcp_dropped += 1,
+            }
             return;
         }
         if host.datagram(packet) {
