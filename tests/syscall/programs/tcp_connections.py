@@ -388,6 +388,24 @@ def full_queue_keeps_clients_waiting():
 
 
 @check
+def attempt_that_was_given_up_leaves_the_next_alone():
+    servers = [listener(backlog=0) for _ in range(2)]
+    fillers = [nonblocking() for _ in servers]
+    for filler, server in zip(fillers, servers):
+        outcome(filler.connect, server.getsockname())
+    client = nonblocking()
+    outcome(client.connect, servers[0].getsockname())
+    raw.connect(client.fileno(), bytes(16), 16)
+    result = [outcome(client.connect, servers[1].getsockname())]
+    servers[0].close()
+    time.sleep(0.1)
+    result += [state(client), error_of(client)]
+    servers[1].accept()
+    settle(client, select.POLLOUT)
+    return result + [client.getpeername() == servers[1].getsockname()]
+
+
+@check
 def accepted_socket_inherits():
     server = listener(SO_KEEPALIVE=1, SO_REUSEADDR=1, SO_OOBINLINE=1)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3))

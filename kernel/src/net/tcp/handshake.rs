@@ -45,12 +45,39 @@ pub(in crate::net) enum Crowd {
     HalfOpen,
 }
 
-/// What came of an attempt.
-enum Attempt {
+/// What came of knocking at a listener of this machine.
+enum Answer {
     Connected(Arc<Link>, Side),
     /// In line.
     Waiting,
     Refused,
+}
+
+/// One attempt of a socket to connect, as others know it. Nothing comes of it once the socket has given it up.
+#[derive(Clone)]
+pub(in crate::net) struct Attempt {
+    client: Weak<Endpoint>,
+    number: u32,
+}
+
+impl Attempt {
+    /// It is over.
+    pub(in crate::net) fn fail(&self, error: Errno) {
+        if let Some(client) = self.client.upgrade() {
+            client.fail(self.number, error);
+        }
+    }
+
+    /// The connection over a wire that it began is complete: whether the socket still wants it.
+    pub(in crate::net) fn connected(&self, wire: &Arc<Wire>) -> bool {
+        self.client.upgrade().is_some_and(|client| client.connected(self.number, wire))
+    }
+}
+
+impl TimerCallback for Attempt {
+    fn expired(&self) {
+        self.fail(Errno::ETIMEDOUT);
+    }
 }
 
 impl Endpoint {
@@ -89,14 +116,14 @@ impl Endpoint {
             _ => Some(Err(Errno::EINVAL)),
         })??;
         // One that has given up takes no place, so the one behind it gets it.
-        while let Some(next) = self.next_in_line() {
-            next.attempt();
+        while let Some((next, number)) = self.next_in_line() {
+            next.attempt(number);
         }
         Ok(child)
     }
 
     /// The first in line for a place in the queue, where there is one.
-    fn next_in_line(&self) -> Option<Arc<Self>> {
+    fn next_in_line(&self) -> Option<(Arc<Self>, u32)> {
         match &mut self.state.lock().role {
             Role::Listening { backlog, pending, waiting, .. } if pending.len() <= *backlog => pop_living(waiting),
             _ => None,
@@ -112,8 +139,8 @@ impl Endpoint {
         if !self.goes_on(patience)? {
             return Ok(());
         }
-        self.start(address)?;
-        self.attempt();
+        let number = self.start(address)?;
+        self.attempt(number);
         if patience.nonblocking {
             self.state.lock().outcome_open = true;
             return Err(Errno::EINPROGRESS);
@@ -177,8 +204,8 @@ impl Endpoint {
         }
     }
 
-    /// Checks the address, takes a port and says to whom it connects.
-    fn start(&self, address: &[u8]) -> Result<()> {
+    /// Checks the address, takes a port and says to whom it connects. Answers the number of the attempt.
+    fn start(&self, address: &[u8]) -> Result<u32> {
         let shared = &self.shared;
         let target = SocketAddress::parse(shared.family, address)?;
         if target.ip.is_v4() && shared.is_only_v6() {
@@ -211,42 +238,47 @@ impl Endpoint {
         state.error = None;
         state.role = Role::Connecting(None);
         state.by_wire = (route.kind == Kind::Elsewhere).then_some(route.interface.index);
-        Ok(())
+        state.attempt = state.attempt.wrapping_add(1);
+        Ok(state.attempt)
     }
 
     /// Tries to get into the listener's queue.
-    fn attempt(&self) {
+    fn attempt(&self, number: u32) {
         let (remote, local, by_wire) = {
             let state = self.state.lock();
-            let (Role::Connecting(None), Some(remote), Some(binding)) = (&state.role, state.remote, &state.binding)
+            let (true, Some(remote), Some(binding)) = (state.is_connecting(number), state.remote, &state.binding)
             else {
                 return;
             };
             (remote, SocketAddress::new(state.local, binding.port()), state.by_wire)
         };
         if let Some(index) = by_wire {
-            self.knock_outside(index, local, remote);
+            self.knock_outside(number, index, local, remote);
             return;
         }
         let listener = PORTS.listener(remote.ip, remote.port, interface::LOOPBACK.index);
-        let attempt = match listener.and_then(|found| found.downcast::<Self>().ok()) {
-            Some(listener) => listener.admit(self, local, remote),
+        let answer = match listener.and_then(|found| found.downcast::<Self>().ok()) {
+            Some(listener) => listener.admit(self, number, local, remote),
             None if (local.ip, local.port) == (remote.ip, remote.port) => {
-                Attempt::Connected(Link::looped(&self.shared), Side::CLIENT)
+                Answer::Connected(Link::looped(&self.shared), Side::CLIENT)
             }
-            None => Attempt::Refused,
+            None => Answer::Refused,
         };
-        match attempt {
-            Attempt::Connected(link, side) => {
-                self.establish(Transport::Local(link, side));
+        match answer {
+            Answer::Connected(link, side) => {
+                self.establish(number, Transport::Local(link, side));
             }
-            Attempt::Refused => self.fail(Errno::ECONNREFUSED),
-            Attempt::Waiting => self.limit_wait(),
+            Answer::Refused => self.fail(number, Errno::ECONNREFUSED),
+            Answer::Waiting => self.limit_wait(number),
         }
     }
 
+    fn known_as(&self, number: u32) -> Attempt {
+        Attempt { client: self.this.clone(), number }
+    }
+
     /// Called by a client: makes its other end and queues it.
-    fn admit(&self, client: &Self, client_address: SocketAddress, own_address: SocketAddress) -> Attempt {
+    fn admit(&self, client: &Self, number: u32, client_address: SocketAddress, own_address: SocketAddress) -> Answer {
         let shared = self.shared.inherited();
         // An address of IPv6 with a scope is shown with it at both ends.
         let remote = SocketAddress { scope: own_address.scope, ..client_address };
@@ -255,15 +287,15 @@ impl Endpoint {
             let mut state = self.state.lock();
             let State { role, binding, options, .. } = &mut *state;
             let (Role::Listening { backlog, pending, waiting, .. }, Some(binding)) = (role, binding.as_ref()) else {
-                return Attempt::Refused;
+                return Answer::Refused;
             };
             if pending.len() > *backlog {
                 // Those that have given up stay in line until somebody looks.
                 if waiting.len() >= FIRST_SWEEP && waiting.len().is_power_of_two() {
-                    waiting.retain(|client| client.strong_count() > 0);
+                    waiting.retain(|attempt| attempt.client.strong_count() > 0);
                 }
-                waiting.push_back(client.this.clone());
-                return Attempt::Waiting;
+                waiting.push_back(client.known_as(number));
+                return Answer::Waiting;
             }
             shared.grow_send_buffer(CONNECTED_SEND_BUFFER);
             let transport = Transport::Local(link.clone(), Side::SERVER);
@@ -271,7 +303,7 @@ impl Endpoint {
             pending.push_back(child);
         }
         self.shared.events.wake_all();
-        Attempt::Connected(link, Side::CLIENT)
+        Answer::Connected(link, Side::CLIENT)
     }
 
     /// The socket that accept(2) gives for a connection.
@@ -294,6 +326,7 @@ impl Endpoint {
                 remote: Some(remote),
                 error: None,
                 outcome_open: false,
+                attempt: 0,
                 by_wire: None,
                 options,
                 timer: None,
@@ -307,16 +340,15 @@ impl Endpoint {
     }
 
     /// The connection is there; it is reset where the socket has turned to something else.
-    fn establish(&self, transport: Transport) {
+    fn establish(&self, number: u32, transport: Transport) {
         self.shared.grow_send_buffer(CONNECTED_SEND_BUFFER);
         let (transport, timer) = {
             let mut state = self.state.lock();
-            match state.role {
-                Role::Connecting(_) => {
-                    state.role = Role::Connected(transport);
-                    (None, state.timer.take())
-                }
-                _ => (Some(transport), None),
+            if state.is_connecting(number) {
+                state.role = Role::Connected(transport);
+                (None, state.timer.take())
+            } else {
+                (Some(transport), None)
             }
         };
         drop(timer);
@@ -327,29 +359,34 @@ impl Endpoint {
     }
 
     /// Begins a connection over a wire.
-    fn knock_outside(&self, index: u32, local: SocketAddress, remote: SocketAddress) {
+    fn knock_outside(&self, number: u32, index: u32, local: SocketAddress, remote: SocketAddress) {
         let ethernet = interface::by_index(index).and_then(interface::Interface::ethernet);
         let begin = Begin {
-            endpoint: self.this.clone(),
+            attempt: self.known_as(number),
             key: (local.ip, local.port, remote.ip, remote.port),
             admission: Admission { shared: self.shared.clone(), timing: self.state.lock().options.timing() },
         };
         let Some(wire) = ethernet.and_then(|ethernet| ethernet.begin(begin)) else {
-            self.fail(Errno::ENOBUFS);
+            self.fail(number, Errno::ENOBUFS);
             return;
         };
-        // It may be over already, or complete.
+        // It may be over already, or complete, or the socket has given it up.
         let mut state = self.state.lock();
-        if let Role::Connecting(known) = &mut state.role {
-            *known = Some(wire);
+        let wanted = state.attempt == number;
+        match &mut state.role {
+            Role::Connecting(known) if wanted => *known = Some(wire),
+            Role::Connected(_) if wanted => {}
+            _ => {
+                drop(state);
+                Transport::Wire(wire).close(true, None);
+            }
         }
     }
 
-    /// A connection over a wire that this socket began is complete: whether it still wants it.
-    pub(in crate::net) fn connected(&self, wire: &Arc<Wire>) -> bool {
+    fn connected(&self, number: u32, wire: &Arc<Wire>) -> bool {
         let wanted = {
             let mut state = self.state.lock();
-            let wanted = matches!(state.role, Role::Connecting(_));
+            let wanted = state.is_connecting(number);
             if wanted {
                 state.role = Role::Connected(Transport::Wire(wire.clone()));
             }
@@ -410,11 +447,11 @@ impl Endpoint {
         listens
     }
 
-    /// The attempt to connect is over.
-    pub(in crate::net) fn fail(&self, error: Errno) {
+    /// An attempt to connect is over.
+    fn fail(&self, number: u32, error: Errno) {
         let (binding, timer) = {
             let mut state = self.state.lock();
-            if !matches!(state.role, Role::Connecting(_)) {
+            if !state.is_connecting(number) {
                 return;
             }
             state.role = Role::Idle;
@@ -435,41 +472,36 @@ impl Endpoint {
     }
 
     /// Starts the clock on a wait in line, unless it runs.
-    fn limit_wait(&self) {
-        let Some(this) = self.this.upgrade() else { return };
+    fn limit_wait(&self, number: u32) {
         let limit_ns = {
             let state = self.state.lock();
-            if !matches!(state.role, Role::Connecting(_)) || state.timer.is_some() {
+            if !state.is_connecting(number) || state.timer.is_some() {
                 return;
             }
             state.options.connect_limit_ns()
         };
-        let timer = time::set_timer(time::monotonic_ns().saturating_add(limit_ns), TimerAction::Call(this));
+        let action = TimerAction::Call(Arc::new(self.known_as(number)));
+        let timer = time::set_timer(time::monotonic_ns().saturating_add(limit_ns), action);
         let unused = {
             let mut state = self.state.lock();
-            match state.role {
-                Role::Connecting(_) if state.timer.is_none() => {
-                    state.timer = Some(timer);
-                    None
-                }
-                _ => Some(timer),
-            }
+            if state.is_connecting(number) && state.timer.is_none() { state.timer.replace(timer) } else { Some(timer) }
         };
         drop(unused);
     }
 }
 
-impl TimerCallback for Endpoint {
-    fn expired(&self) {
-        self.fail(Errno::ETIMEDOUT);
+impl State {
+    /// Whether the attempt to connect with this number is under way.
+    fn is_connecting(&self, number: u32) -> bool {
+        matches!(self.role, Role::Connecting(_)) && self.attempt == number
     }
 }
 
 /// The first in line that still is.
-fn pop_living(waiting: &mut VecDeque<Weak<Endpoint>>) -> Option<Arc<Endpoint>> {
+fn pop_living(waiting: &mut VecDeque<Attempt>) -> Option<(Arc<Endpoint>, u32)> {
     while let Some(next) = waiting.pop_front() {
-        if let Some(client) = next.upgrade() {
-            return Some(client);
+        if let Some(client) = next.client.upgrade() {
+            return Some((client, next.number));
         }
     }
     None

@@ -40,11 +40,11 @@ use crate::{
     task::wait::wait_until,
     time::{self, TimerHandle},
 };
-pub(super) use handshake::Crowd;
+pub(super) use handshake::{Attempt, Crowd};
 use link::{Link, Phase, Side};
 use options::TcpOptions;
 use transport::Transport;
-pub(super) use wire::{Admission, Wire, WireState};
+pub(super) use wire::{Admission, Origin, Wire, WireState};
 
 /// The table of TCP's ports.
 pub(super) static PORTS: PortTable = PortTable::new(Rules::Stream);
@@ -88,6 +88,9 @@ struct State {
     error: Option<Errno>,
     /// A connect(2) that did not wait is under way, or has ended without being asked about.
     outcome_open: bool,
+    /// Numbers the attempts to connect, so that what is left of an old one (its timer, its place in line, a connection
+    /// that comes to be late) does nothing to a new one.
+    attempt: u32,
     /// The interface that the connection is made by, if it leaves the machine.
     by_wire: Option<u32>,
     options: TcpOptions,
@@ -104,7 +107,7 @@ enum Role {
         backlog: usize,
         pending: VecDeque<Arc<Endpoint>>,
         /// Who connects while the queue is full.
-        waiting: VecDeque<Weak<Endpoint>>,
+        waiting: VecDeque<Attempt>,
         /// Connections over a wire that are not complete.
         half_open: usize,
     },
@@ -125,6 +128,7 @@ impl Endpoint {
                 remote: None,
                 error: None,
                 outcome_open: false,
+                attempt: 0,
                 by_wire: None,
                 options: TcpOptions::new(),
                 timer: None,
@@ -246,11 +250,11 @@ impl Endpoint {
 }
 
 /// Tells everybody in a listener's queues that nobody listens any more.
-fn refuse(pending: VecDeque<Arc<Endpoint>>, waiting: VecDeque<Weak<Endpoint>>) {
+fn refuse(pending: VecDeque<Arc<Endpoint>>, waiting: VecDeque<Attempt>) {
     for child in pending {
         child.end(true);
     }
-    for client in waiting.iter().filter_map(Weak::upgrade) {
+    for client in waiting {
         client.fail(Errno::ECONNREFUSED);
     }
 }

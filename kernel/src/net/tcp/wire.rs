@@ -18,7 +18,7 @@ use klib::net::{
 };
 
 use super::{
-    Endpoint,
+    Attempt, Endpoint,
     flow::{Chunk, Flow, View},
     link::{Bytes, Phase, Received, Sent},
     options::Timing,
@@ -125,9 +125,16 @@ pub struct Wire {
     /// The rest.
     pub state: PlainLock<WireState>,
     ethernet: &'static Ethernet,
-    /// Who connects, or who listened. Taken when the connection is complete.
-    endpoint: IrqLock<Option<Weak<Endpoint>>>,
-    passive: bool,
+    /// Taken when the connection is complete.
+    origin: IrqLock<Option<Origin>>,
+}
+
+/// Who is told when a connection is complete, or will not be.
+pub enum Origin {
+    /// The socket that connects.
+    Client(Attempt),
+    /// The one that listened.
+    Listener(Weak<Endpoint>),
 }
 
 impl WireState {
@@ -282,15 +289,13 @@ impl WireState {
 
 impl Wire {
     /// A connection that smoltcp has begun.
-    #[allow(clippy::too_many_arguments, reason = "what a connection is made of")]
     pub fn new(
         ethernet: &'static Ethernet,
         id: u64,
         key: Key,
         mut connection: Connection,
         admission: Admission,
-        endpoint: Weak<Endpoint>,
-        passive: bool,
+        origin: Origin,
         now: Instant,
     ) -> Arc<Self> {
         let Admission { shared, timing } = admission;
@@ -330,50 +335,47 @@ impl Wire {
             timer: IrqLock::new(None),
             state: PlainLock::new(state),
             ethernet,
-            endpoint: IrqLock::new(Some(endpoint)),
-            passive,
+            origin: IrqLock::new(Some(origin)),
         })
     }
 
     /// Both sides know of it: its socket gets it, or the queue of who listened. `false` where nobody wants it any more.
     pub fn established(self: &Arc<Self>) -> bool {
-        let endpoint = self.endpoint.lock().take().and_then(|endpoint| endpoint.upgrade());
-        match endpoint {
+        let origin = self.origin.lock().take();
+        match origin {
             None => false,
-            Some(listener) if self.passive => listener.enqueue(self),
-            Some(client) => client.connected(self),
+            Some(Origin::Listener(listener)) => listener.upgrade().is_some_and(|listener| listener.enqueue(self)),
+            Some(Origin::Client(attempt)) => attempt.connected(self),
         }
     }
 
     /// Whether nobody has it yet.
     pub fn is_new(&self) -> bool {
-        self.endpoint.lock().is_some()
+        self.origin.lock().is_some()
     }
 
     /// Whether this listener is told of it when it is complete.
     pub fn is_for(&self, listener: &Arc<Endpoint>) -> bool {
-        self.endpoint.lock().as_ref().is_some_and(|endpoint| core::ptr::eq(endpoint.as_ptr(), Arc::as_ptr(listener)))
+        let origin = self.origin.lock();
+        matches!(&*origin, Some(Origin::Listener(own)) if core::ptr::eq(own.as_ptr(), Arc::as_ptr(listener)))
     }
 
     /// Whether a socket of ours waits for it.
     pub fn is_connecting(&self) -> bool {
-        !self.passive && self.is_new()
+        matches!(&*self.origin.lock(), Some(Origin::Client(_)))
     }
 
-    /// It will not come to be: tells who connects.
+    /// It will not come to be: tells who connects why, and who listened that there is one less to wait for.
     pub fn fail(&self, error: Errno) {
-        let endpoint = self.endpoint.lock().take().and_then(|endpoint| endpoint.upgrade());
-        if let Some(client) = endpoint.filter(|_| !self.passive) {
-            client.fail(error);
-        }
-    }
-
-    /// It will not come to be: who listened has one less to wait for.
-    pub fn leave_listener(&self) {
-        if self.passive
-            && let Some(listener) = self.endpoint.lock().take().and_then(|endpoint| endpoint.upgrade())
-        {
-            listener.left();
+        let origin = self.origin.lock().take();
+        match origin {
+            None => {}
+            Some(Origin::Client(attempt)) => attempt.fail(error),
+            Some(Origin::Listener(listener)) => {
+                if let Some(listener) = listener.upgrade() {
+                    listener.left();
+                }
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 
 use alloc::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Weak},
+    sync::Arc,
     vec::Vec,
 };
 
@@ -23,7 +23,7 @@ use super::{Ethernet, Machine, random};
 use crate::net::{
     address::IpAddress,
     memory,
-    tcp::{Admission, Crowd, Endpoint, PORTS, Wire, WireState},
+    tcp::{Admission, Attempt, Crowd, Endpoint, Origin, PORTS, Wire, WireState},
 };
 
 /// The most connections that are not complete (`tcp_max_syn_backlog`).
@@ -42,7 +42,7 @@ pub type Key = (IpAddress, u16, IpAddress, u16);
 /// A connection to be made.
 pub struct Begin {
     /// Whose it is.
-    pub endpoint: Weak<Endpoint>,
+    pub attempt: Attempt,
     /// Its numbers.
     pub key: Key,
     /// What its socket asks for.
@@ -159,29 +159,27 @@ impl Connections {
         stack: &Stack,
         now: Instant,
     ) -> Option<Arc<Wire>> {
-        let Begin { endpoint, key, admission } = begin;
+        let Begin { attempt, key, admission } = begin;
         let buffers = admission.buffers()?;
         let (local, remote) = ((key.0.into(), key.1), (key.2.into(), key.3));
         let connection = Connection::connect(local, remote, buffers, stack.mtu(), random(), now)?;
         self.counts.active += 1;
         // An address in TIME_WAIT is taken over: the table of ports has allowed it.
         self.waiting.remove(&key);
-        Some(self.add(ethernet, key, connection, admission, endpoint, false, now))
+        Some(self.add(ethernet, key, connection, admission, Origin::Client(attempt), now))
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what a connection is made of")]
     fn add(
         &mut self,
         ethernet: &'static Ethernet,
         key: Key,
         connection: Connection,
         admission: Admission,
-        endpoint: Weak<Endpoint>,
-        passive: bool,
+        origin: Origin,
         now: Instant,
     ) -> Arc<Wire> {
         self.next_id += 1;
-        let wire = Wire::new(ethernet, self.next_id, key, connection, admission, endpoint, passive, now);
+        let wire = Wire::new(ethernet, self.next_id, key, connection, admission, origin, now);
         self.table.insert(key, wire.clone());
         wire
     }
@@ -303,8 +301,8 @@ impl Machine<'_> {
         if self.connections.half_open.len() >= MAX_HALF_OPEN {
             self.evict(|_| true);
         }
-        let listener = Arc::downgrade(&listener);
-        let wire = self.connections.add(self.ethernet, key, connection, admission, listener, true, now);
+        let listener = Origin::Listener(Arc::downgrade(&listener));
+        let wire = self.connections.add(self.ethernet, key, connection, admission, listener, now);
         self.connections.half_open.insert(wire.id, key);
         self.drive(stack, &wire, now);
     }
@@ -341,7 +339,7 @@ impl Machine<'_> {
         self.connections.counts.evicted += 1;
         wire.give_up(None);
         self.connections.forget(&wire);
-        wire.leave_listener();
+        wire.fail(Errno::ECONNABORTED);
     }
 
     /// Answers a segment of a connection in TIME_WAIT.
@@ -401,7 +399,6 @@ impl Machine<'_> {
                 }
                 if wire.is_new() {
                     self.connections.counts.failed += 1;
-                    wire.leave_listener();
                     wire.fail(error.unwrap_or(Errno::ECONNABORTED));
                 }
                 wire.release(outcome.waits.is_some());
