@@ -10,6 +10,7 @@ use core::{
 };
 
 use abi::{Errno, Result, net};
+use klib::net::packet::{HEADER_V4, HEADER_V6};
 
 /// The bits above an IPv4-mapped address.
 const MAPPED: u128 = 0xffff << 32;
@@ -56,6 +57,11 @@ impl IpAddress {
     /// The IPv4 address in host order, if it is one.
     pub const fn as_v4(self) -> Option<u32> {
         if self.0 >> 32 == 0xffff { Some(self.0 as u32) } else { None }
+    }
+
+    /// Bytes of the header of a packet to it, without options.
+    pub fn header_len(self) -> usize {
+        if self.is_v4() { HEADER_V4 } else { HEADER_V6 }
     }
 
     /// Whether it is an IPv4 address.

@@ -88,8 +88,8 @@ impl Counter {
         }
     }
 
-    fn count(&self, bytes: usize) {
-        self.packets.fetch_add(1, Ordering::Relaxed);
+    fn count(&self, packets: u64, bytes: usize) {
+        self.packets.fetch_add(packets, Ordering::Relaxed);
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
@@ -247,19 +247,19 @@ impl Interface {
         (configuration.dns.clone(), configuration.domain.clone())
     }
 
-    /// Counts a packet with `bytes` of contents that a loopback carried.
-    pub fn count(&self, bytes: usize) {
-        self.sent.count(bytes);
+    /// Counts packets of `bytes` in all, headers included, that a loopback carried.
+    pub fn count(&self, packets: u64, bytes: usize) {
+        self.sent.count(packets, bytes);
     }
 
     /// Counts a frame that came.
     pub fn count_received(&self, bytes: usize) {
-        self.received.count(bytes);
+        self.received.count(1, bytes);
     }
 
     /// Counts a frame that went.
     pub fn count_sent(&self, bytes: usize) {
-        self.sent.count(bytes);
+        self.sent.count(1, bytes);
     }
 
     /// Counts a packet that came and found no room.

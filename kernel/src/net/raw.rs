@@ -132,7 +132,7 @@ impl Packet {
 
     /// Hands it to every socket it fits, and answers it where it asks for that.
     fn deliver(self) {
-        LOOPBACK.count(self.bytes.len());
+        LOOPBACK.count(1, self.destination.header_len() + self.bytes.len());
         let bytes = if self.destination.is_v4() { self.with_header() } else { self.bytes.clone() };
         self.spread(bytes, &LOOPBACK);
         if let Some(answer) = self.answer() {

@@ -512,6 +512,34 @@ def interface_calls():
     return result
 
 
+def carried_by_loopback():
+    with open("/proc/net/dev") as file:
+        [line] = [line for line in file if line.strip().startswith("lo:")]
+    words = line.partition(":")[2].split()
+    found = []
+    for name in "rx_bytes", "rx_packets", "tx_bytes", "tx_packets":
+        with open(f"/sys/class/net/lo/statistics/{name}") as file:
+            found.append(int(file.read()))
+    return found, [int(words[at]) for at in (0, 1, 8, 9)]
+
+
+@check
+def loopback_counts_what_it_carries():
+    result = []
+    for family in V4, V6:
+        receiver, sender = bound(family), datagram(family)
+        before, _ = carried_by_loopback()
+        sender.sendto(bytes(100), receiver.getsockname())
+        after, shown = carried_by_loopback()
+        result += [[new - old for new, old in zip(after, before)], shown == after]
+    with socket.create_server((LOOP, 0)) as server, socket.socket() as client:
+        before, _ = carried_by_loopback()
+        client.connect(server.getsockname())
+        after, _ = carried_by_loopback()
+        result.append([new - old for new, old in zip(after, before)])
+    return result
+
+
 @check
 def interfaces_by_name():
     return (

@@ -260,7 +260,7 @@ impl Endpoint {
         let answer = match listener.and_then(|found| found.downcast::<Self>().ok()) {
             Some(listener) => listener.admit(self, number, local, remote),
             None if (local.ip, local.port) == (remote.ip, remote.port) => {
-                Answer::Connected(Link::looped(&self.shared), Side::CLIENT)
+                Answer::Connected(Link::looped(&self.shared, remote.ip), Side::CLIENT)
             }
             None => Answer::Refused,
         };
@@ -282,7 +282,7 @@ impl Endpoint {
         let shared = self.shared.inherited();
         // An address of IPv6 with a scope is shown with it at both ends.
         let remote = SocketAddress { scope: own_address.scope, ..client_address };
-        let link = Link::new(client.shared.clone(), shared.clone());
+        let link = Link::new(client.shared.clone(), shared.clone(), remote.ip);
         {
             let mut state = self.state.lock();
             let State { role, binding, options, .. } = &mut *state;

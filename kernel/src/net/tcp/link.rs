@@ -2,8 +2,8 @@
 //!
 //! A [`Link`] holds both ends under one lock, so that the two never disagree: what one end does to the other — bytes,
 //! the end of its stream (FIN), a reset (RST) — has happened when its call returns, as it has on Linux's loopback. There
-//! are no packets, sequence numbers or timers; what they would be seen by (the states of tcp(7), which errors come when)
-//! is kept. A socket connected to itself has a link with one end.
+//! are no packets, sequence numbers or timers; what they would be seen by (the states of tcp(7), which errors come when,
+//! the loopback's counts but for acknowledgements alone) is kept. A socket connected to itself has a link with one end.
 //!
 //! Lock order: a socket's state, then a link, then the table of ports or a wait queue.
 
@@ -14,9 +14,13 @@ use abi::{Errno, Result, net};
 use super::flow::{Chunk, Flow, View};
 use crate::{
     fs::PollEvents,
-    net::{interface::LOOPBACK, memory, ports::TimeWait, shared::Shared},
+    net::{address::IpAddress, interface::LOOPBACK, memory, ports::TimeWait, shared::Shared},
     sync::IrqLock,
 };
+
+/// Bytes of a segment's header with a timestamp, as Linux has it, and of the options that the first segments have beside.
+const TCP_HEADER: usize = 32;
+const FIRST_OPTIONS: usize = 8;
 
 /// How far a connection's end has come, as tcp(7) names it. What only lasts while packets travel is left out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -119,6 +123,8 @@ pub(super) struct Link {
     ends: IrqLock<[End; 2]>,
     shared: [Arc<Shared>; 2],
     looped: bool,
+    /// Bytes of the headers that its segments would have.
+    headers: usize,
 }
 
 /// Which end of a link a socket is.
@@ -133,16 +139,27 @@ impl Side {
 }
 
 impl Link {
-    /// A connection between two sockets.
-    pub(super) fn new(client: Arc<Shared>, server: Arc<Shared>) -> Arc<Self> {
-        let ends = IrqLock::new([End::new(), End::new()]);
-        Arc::new(Self { ends, shared: [client, server], looped: false })
+    /// A connection between two sockets, the server's at `place`.
+    pub(super) fn new(client: Arc<Shared>, server: Arc<Shared>, place: IpAddress) -> Arc<Self> {
+        Self::between([client, server], false, place)
     }
 
     /// A connection of a socket with itself.
-    pub(super) fn looped(socket: &Arc<Shared>) -> Arc<Self> {
+    pub(super) fn looped(socket: &Arc<Shared>, place: IpAddress) -> Arc<Self> {
+        Self::between([socket.clone(), socket.clone()], true, place)
+    }
+
+    fn between(shared: [Arc<Shared>; 2], looped: bool, place: IpAddress) -> Arc<Self> {
         let ends = IrqLock::new([End::new(), End::new()]);
-        Arc::new(Self { ends, shared: [socket.clone(), socket.clone()], looped: true })
+        let headers = place.header_len() + TCP_HEADER;
+        // Two first segments, with the options that only they have, and an acknowledgement.
+        LOOPBACK.count(3, 3 * headers + 2 * FIRST_OPTIONS);
+        Arc::new(Self { ends, shared, looped, headers })
+    }
+
+    /// Counts the segment that so many bytes would go in.
+    fn count(&self, bytes: usize) {
+        LOOPBACK.count(1, bytes + self.headers);
     }
 
     fn other(&self, side: Side) -> Side {
@@ -230,9 +247,9 @@ impl Link {
             }
             let room = self.has_room(peer, receiver);
             match bytes {
-                Bytes::Few(few) if room && receiver.inbox.append(few, urgent, inline) => LOOPBACK.count(few.len()),
+                Bytes::Few(few) if room && receiver.inbox.append(few, urgent, inline) => self.count(few.len()),
                 Bytes::Chunk(chunk) if room => {
-                    LOOPBACK.count(chunk.len());
+                    self.count(chunk.len());
                     receiver.inbox.push(chunk, urgent, inline);
                 }
                 bytes => return Ok(Sent::Full(bytes)),
@@ -249,6 +266,7 @@ impl Link {
             return;
         }
         own.send_shut = true;
+        self.count(0);
         match own.phase {
             Phase::Established => {
                 own.phase = Phase::FinWait;
@@ -292,6 +310,7 @@ impl Link {
             if !over && (abort || unread) {
                 ends[side.0].ended_first = false;
                 ends[side.0].finish();
+                self.count(0);
                 let peer = &mut ends[self.other(side).0];
                 peer.reset();
                 // The table of ports comes behind a link.

@@ -3,7 +3,6 @@
 use alloc::{sync::Arc, vec::Vec};
 
 use abi::{Errno, Result, net};
-
 use klib::net::{packet::Outgoing, stack::NotSent};
 
 use super::{Endpoint, arrive, options::UDP_SEGMENT};
@@ -22,6 +21,8 @@ use crate::{
 /// The most bytes of a datagram: a packet of 65535 bytes less its headers, which IPv6 does not count.
 const MAX_V4: usize = 65535 - 20 - 8;
 const MAX_V6: usize = 65535 - 8;
+/// Bytes of a header.
+const HEADER: usize = 8;
 /// MSG_MORE does what UDP_CORK does, for one call.
 const MSG_MORE: u32 = net::MSG_MORE;
 /// The most datagrams that UDP_SEGMENT makes of one call (linux/udp.h, UDP_MAX_SEGMENTS).
@@ -248,7 +249,7 @@ impl Endpoint {
             }
             return Ok(());
         }
-        LOOPBACK.count(bytes.len());
+        LOOPBACK.count(1, route.destination.header_len() + HEADER + bytes.len());
         datagram.bytes = Arc::new(bytes);
         let delivered = match route.kind {
             Kind::Local => arrive::deliver_to_one(self.shared.protocol, &LOOPBACK, datagram),
@@ -262,7 +263,6 @@ impl Endpoint {
 
     /// Sends a datagram over a wire.
     fn send_outside(&self, route: &Route, datagram: &Datagram, bytes: &[u8], patience: Patience) -> Result<()> {
-        const HEADER: usize = 8;
         const CHECKSUM_AT: usize = 6;
         let Some(ethernet) = route.interface.ethernet() else { return Err(Errno::ENODEV) };
         let len = HEADER + bytes.len();
