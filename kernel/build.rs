@@ -8,4 +8,5 @@ fn main() {
     println!("cargo:rustc-link-arg-bins=-T{script}");
     println!("cargo:rustc-link-arg-bins=--no-eh-frame-hdr");
     println!("cargo:rustc-link-arg-bins=-znorelro");
+    println!("cargo:rustc-link-arg-bins=--icf=all");
 }
