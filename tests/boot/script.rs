@@ -109,3 +109,12 @@ fn machine_survives_hostile_programs() {
     outcome.expect_output("survived");
     assert!(!outcome.output.contains("FAILED"), "{}", outcome.output);
 }
+
+#[test]
+fn unpacked_files_give_way_to_programs() {
+    let source = include_str!("cache.py");
+    let outcome = run("unpacked_files_give_way_to_programs", source, &[], "", 3 * SECONDS);
+    outcome.expect_status(0);
+    outcome.expect_output("same");
+    assert!(!outcome.output.contains("FAILED"), "{}", outcome.output);
+}

@@ -11,6 +11,7 @@ use alloc::{
     vec,
     vec::Vec,
 };
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::{Errno, Result};
 use hal::PhysAddr;
@@ -21,7 +22,12 @@ use super::{
     extended_attributes, virtual_files::next_device,
 };
 use crate::{
-    mm::{PAGE_SIZE, frames::FrameRef, object::VmObject},
+    mm::{
+        PAGE_SIZE,
+        frames::FrameRef,
+        object::VmObject,
+        reclaim::{self, Cache},
+    },
     sync::IrqLock,
 };
 
@@ -47,6 +53,8 @@ struct Instance {
     device: u64,
     /// So that two names of one file give one inode.
     inodes: IrqLock<BTreeMap<u64, Weak<ErofsInode>>>,
+    /// The inode from which on copies are given back next.
+    shrunk_to: AtomicU64,
 }
 
 /// A file of the image.
@@ -65,7 +73,14 @@ pub struct ErofsInode {
 pub fn open_image(image: &'static [u8], image_phys: PhysAddr) -> core::result::Result<Arc<dyn Inode>, String> {
     let image = Erofs::new(image).map_err(|error| error.to_string())?;
     let root = image.root().map_err(|error| error.to_string())?;
-    let fs = Arc::new(Instance { image, image_phys, device: next_device(), inodes: IrqLock::new(BTreeMap::new()) });
+    let fs = Arc::new(Instance {
+        image,
+        image_phys,
+        device: next_device(),
+        inodes: IrqLock::new(BTreeMap::new()),
+        shrunk_to: AtomicU64::new(0),
+    });
+    reclaim::register(fs.clone());
     let root = fs.inode(root.nid).map_err(|error| error.to_string())?;
     Ok(root)
 }
@@ -106,7 +121,51 @@ impl Instance {
     }
 }
 
+impl Instance {
+    /// The first inode in use with at least this number.
+    fn inode_from(&self, nid: u64) -> Option<Arc<ErofsInode>> {
+        self.inodes.lock().range(nid..).find_map(|(_, inode)| inode.upgrade())
+    }
+}
+
+impl Cache for Instance {
+    fn shrink(&self, pages: usize) -> usize {
+        let start = self.shrunk_to.load(Ordering::Relaxed);
+        let (mut next, mut wrapped, mut freed) = (start, false, 0);
+        while freed < pages {
+            match self.inode_from(next) {
+                Some(inode) if !(wrapped && inode.raw.nid >= start) => {
+                    next = inode.raw.nid + 1;
+                    freed += inode.forget_idle_copies();
+                }
+                _ if wrapped => break,
+                _ => (next, wrapped) = (0, true),
+            }
+        }
+        self.shrunk_to.store(next, Ordering::Relaxed);
+        freed
+    }
+
+    fn idle_pages(&self) -> usize {
+        let (mut next, mut pages) = (0, 0);
+        while let Some(inode) = self.inode_from(next) {
+            next = inode.raw.nid + 1;
+            pages += inode.copies.lock().values().filter(|frame| frame.is_unique()).count();
+        }
+        pages
+    }
+}
+
 impl ErofsInode {
+    /// Gives back the copies that no program has mapped; answers how many.
+    fn forget_idle_copies(&self) -> usize {
+        let mut copies = self.copies.lock();
+        let before = copies.len();
+        // Who takes a reference does so under this lock, or has the page mapped.
+        copies.retain(|_, frame| !frame.is_unique());
+        before - copies.len()
+    }
+
     /// Page `index` as a frame of its own, with zeroes behind the end of the file.
     fn copied_page(&self, index: u64) -> Result<FrameRef> {
         if let Some(frame) = self.copies.lock().get(&index) {

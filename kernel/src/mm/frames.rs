@@ -13,6 +13,7 @@ use abi::Errno;
 use hal::{Arch as _, PAGE_SHIFT, PAGE_SIZE, PhysAddr};
 use klib::frames::{Frame, FrameAllocator};
 
+use super::reclaim;
 use crate::{
     arch::Arch,
     sync::{IrqLock, Once},
@@ -78,9 +79,10 @@ pub fn stats() -> Stats {
     }
 }
 
-/// Pages that programs can still get.
-pub fn available() -> usize {
-    FRAMES.get().map_or(0, |frames| FREE.load(Ordering::Relaxed).saturating_sub(frames.reserve))
+/// Pages that programs can still get, those in caches among them where the free ones are less than `wanted`.
+pub fn available(wanted: usize) -> usize {
+    let free = FRAMES.get().map_or(0, |frames| FREE.load(Ordering::Relaxed).saturating_sub(frames.reserve));
+    if free < wanted { free + reclaim::idle_pages() } else { free }
 }
 
 /// Whether so little is left that nothing more should be promised to programs: no mappings, tables or threads.
@@ -165,17 +167,28 @@ fn content_changed(address: PhysAddr) {
 pub struct FrameRef(PhysAddr);
 
 impl FrameRef {
-    /// A frame with unknown content, for a program. ENOMEM when only the kernel's reserve is left.
+    /// A frame with unknown content, for a program. ENOMEM when only the kernel's reserve is left, and the caches have
+    /// nothing to give.
     pub fn uninitialised() -> Result<Self, Errno> {
-        let frames = FRAMES.get().ok_or(Errno::ENOMEM)?;
-        let mut guard = ALLOCATOR.lock();
-        let allocator = guard.as_mut().ok_or(Errno::ENOMEM)?;
-        if allocator.free_frames() <= frames.reserve {
-            return Err(Errno::ENOMEM);
+        loop {
+            match Self::beyond_reserve() {
+                None if reclaim::run() => {}
+                frame => return frame.ok_or(Errno::ENOMEM),
+            }
         }
-        let index = allocator.alloc(0).ok_or(Errno::ENOMEM)?;
+    }
+
+    /// A frame with unknown content, where the kernel's reserve stays whole.
+    fn beyond_reserve() -> Option<Self> {
+        let frames = FRAMES.get()?;
+        let mut guard = ALLOCATOR.lock();
+        let allocator = guard.as_mut()?;
+        if allocator.free_frames() <= frames.reserve {
+            return None;
+        }
+        let index = allocator.alloc(0)?;
         note_free(allocator);
-        Ok(Self(PhysAddr::new(frames.base + (u64::from(index) << PAGE_SHIFT))))
+        Some(Self(PhysAddr::new(frames.base + (u64::from(index) << PAGE_SHIFT))))
     }
 
     /// A zeroed frame. ENOMEM as above.

@@ -13,6 +13,7 @@ pub mod kernel_space;
 pub mod limits;
 pub mod mapping;
 pub mod object;
+pub mod reclaim;
 pub mod stack;
 pub mod survey;
 pub mod user;

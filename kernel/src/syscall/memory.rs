@@ -150,7 +150,8 @@ pub fn sys_mmap(call: &mut Call<'_>) -> Result<u64> {
 /// Refuses what could not be had now. Linux promises more than there is, but a small machine without swap does better
 /// to say so at once: Python then raises MemoryError, where a broken promise ends the process.
 fn refuse_hopeless(len: u64) -> Result<()> {
-    if len / PAGE > frames::available() as u64 { Err(Errno::ENOMEM) } else { Ok(()) }
+    let pages = (len / PAGE) as usize;
+    if pages > frames::available(pages) { Err(Errno::ENOMEM) } else { Ok(()) }
 }
 
 /// [munmap(2)](https://man7.org/linux/man-pages/man2/munmap.2.html).

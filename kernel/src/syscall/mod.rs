@@ -43,7 +43,7 @@ use hal::{Arch as _, TrapFrame as _, UserAddr};
 use crate::{
     arch::{Arch, TrapFrame},
     fs::OpenFile,
-    mm::{frames, user},
+    mm::{frames, reclaim, user},
     task::{deferred, oom, process::Process, scheduler, thread::Thread},
 };
 
@@ -116,7 +116,7 @@ pub fn dispatch(frame: &mut TrapFrame) {
         frame.set_return(Errno::ENOSYS.as_return());
         return;
     };
-    if frames::is_critical() {
+    if frames::is_short() && !reclaim::run() && frames::is_critical() {
         oom::relieve();
     }
     thread.enter_syscall(arguments[0]);

@@ -111,7 +111,8 @@ pub fn sys_ppoll(call: &mut Call<'_>) -> Result<u64> {
     if count > files.limit() {
         return Err(Errno::EINVAL);
     }
-    if count > MANY && count.saturating_mul(ENTRY_COST) / PAGE_SIZE > frames::available() {
+    let pages = count.saturating_mul(ENTRY_COST) / PAGE_SIZE;
+    if count > MANY && pages > frames::available(pages) {
         return Err(Errno::ENOMEM);
     }
     let mut entries: Vec<linux::pollfd> = Vec::new();

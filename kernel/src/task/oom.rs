@@ -14,7 +14,7 @@ use super::{
     scheduler,
 };
 use crate::{
-    mm::{PAGE_SIZE, frames},
+    mm::{PAGE_SIZE, frames, reclaim},
     sync::PlainLock,
     time,
 };
@@ -47,9 +47,13 @@ fn weight(process: &Process) -> i64 {
     held_pages(process) as i64 + memory * i64::from(process.oom_adjustment()) / 1000
 }
 
-/// Ends the largest process, process 1 only where it is alone, unless one is ending already; then lets it run. One that
-/// does not come to its end for long waits, maybe for the caller: then another is ended, too.
+/// Has the caches give memory back. Where they have none to give: ends the largest process, process 1 only where it is
+/// alone, unless one is ending already; then lets it run. One that does not come to its end for long waits, maybe for the
+/// caller: then another is ended, too.
 pub fn relieve() {
+    if reclaim::run() {
+        return;
+    }
     // One victim at a time, whichever CPUs run out.
     let mut chosen_ns = CHOOSING.lock();
     let now = time::monotonic_ns();

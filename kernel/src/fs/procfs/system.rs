@@ -23,7 +23,7 @@ use crate::{
         virtual_files::{VirtualDirectory, VirtualFs, VirtualLink},
     },
     irq, log_buffer,
-    mm::{PAGE_SIZE, frames, stack::STACK_SIZE},
+    mm::{PAGE_SIZE, frames, reclaim, stack::STACK_SIZE},
     net, panic, power, rng, smp,
     sync::Once,
     syscall::{kernel_log, misc},
@@ -294,15 +294,16 @@ fn meminfo() -> Vec<u8> {
     let stats = frames::stats();
     let kib = |pages: usize| pages * (PAGE_SIZE / 1024);
     let shared = kib(crate::fs::tmpfs::pages_used());
+    let idle = kib(reclaim::idle_pages());
     let spaces = process::all().into_iter().filter_map(|process| process.memory());
     let tables: u64 = spaces.map(|memory| memory.table_pages()).sum();
     let mut text = String::new();
     for (name, value) in [
         ("MemTotal", kib(stats.total)),
         ("MemFree", kib(stats.free)),
-        ("MemAvailable", kib(stats.free)),
+        ("MemAvailable", kib(stats.free) + idle),
         ("Buffers", 0),
-        ("Cached", shared),
+        ("Cached", shared + idle),
         ("SwapCached", 0),
         ("Active", 0),
         ("Inactive", 0),
