@@ -38,11 +38,12 @@ class _Console:
         self.reset()
 
     def reset(self) -> None:
-        """Begin with an empty namespace, in which ``piton`` and ``sys`` are at hand."""
+        """Begin with an empty namespace, in which ``piton``, ``sh`` and ``sys`` are at hand."""
         import piton
+        from piton.shell import sh
 
         main = types.ModuleType("__main__")
-        main.__dict__.update(__builtins__=builtins, piton=piton, sys=sys)
+        main.__dict__.update(__builtins__=builtins, piton=piton, sh=sh, sys=sys)
         self.namespace = main.__dict__
         sys.modules["__main__"] = main
 
@@ -73,9 +74,9 @@ def _interact(console: _Console, can_edit: bool) -> None:
 
         Editor(console, readline._wrapper, tools=True).run()
     else:
-        import code
+        from piton.repl.evaluate import Console
 
-        code.interact(banner="", local=console.namespace, exitmsg="")
+        Console(console.namespace).interact(banner="", exitmsg="")
 
 
 def serve() -> "NoReturn":

@@ -9,7 +9,7 @@ import faulthandler
 import os
 import sys
 
-from piton.system import clock_is_set, firmware_file, write_control
+from piton.system import COMMANDS, clock_is_set, firmware_file, write_control
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +34,12 @@ def _set_up_terminal() -> None:
     import termios
 
     termios.tcsetwinsize(0, size)
+
+
+def _extend_path() -> None:
+    """Have commands found in the user's own folder first, then in Piton's."""
+    home = os.path.expanduser("~")
+    os.environ["PATH"] = os.pathsep.join((f"{home}/bin", COMMANDS, os.environ.get("PATH", os.defpath)))
 
 
 def _take_over_host_settings() -> None:
@@ -93,6 +99,7 @@ def _report_last_end() -> None:
 def main() -> "NoReturn":
     """Run the script that was handed over, or the console."""
     faulthandler.enable()
+    _extend_path()
     _take_over_host_settings()
     script = firmware_file("opt/piton/script")
     if script is not None:

@@ -7,6 +7,8 @@ import os
 
 #: The folder of the kernel's files.
 KERNEL = "/sys/kernel/piton"
+#: The folder of Piton's own commands.
+COMMANDS = os.path.join(os.path.dirname(__file__), "commands")
 
 
 def read_control(name: str) -> str:

@@ -242,8 +242,9 @@ class Connection:
         except (OSError, termios.error):
             return
         editing = self.session.editing
-        if not editing and not modes & termios.ISIG:
-            # A program that reads the key itself.
+        in_program = self.session.has_program and foreground > 0
+        if not editing and (in_program or not modes & termios.ISIG):
+            # A program that reads the key itself, or that the terminal signals.
             self._for_session += keys
             return
         # What was typed ahead goes.

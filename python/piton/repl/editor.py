@@ -26,7 +26,8 @@ from _pyrepl.simple_interact import _more_lines, _strip_final_indent
 from _pyrepl.unix_console import UnixConsole
 from rlcompleter import Completer
 
-from piton.repl.evaluate import Console, without_checkpoint
+from piton import shell
+from piton.repl.evaluate import Commands, Console, without_checkpoint
 from piton.repl.raw import banner
 
 TYPE_CHECKING = False
@@ -115,7 +116,7 @@ class _Wrapper(readline._ReadlineWrapper):
         return self.reader
 
 
-class _Console(InteractiveColoredConsole):
+class _Console(Commands, InteractiveColoredConsole):
     """PyREPL's console for what was typed."""
 
     def _excepthook(self, typ, value, tb):
@@ -229,8 +230,23 @@ class Editor:
         config = self._wrapper.config
         config.readline_completer = Completer(namespace).complete
         config.module_completer = ModuleCompleter(namespace)
+        self._reader.get_completions = self._completions
         self._console = _Console(namespace, filename="<stdin>")
         self._console.can_colorize = self._reader.can_colorize
+
+    def _completions(self, stem: str) -> list[str]:
+        """Answer what Tab offers: file names in a command line, and commands where Python has nothing."""
+        reader = self._reader
+        if reader.more_lines is None:
+            # A line for input().
+            return type(reader).get_completions(reader, stem)
+        from piton.shell import completion
+
+        line = reader.get_line()
+        files = completion.of_arguments(line, stem, self._console.locals)
+        if files is not None:
+            return files
+        return type(reader).get_completions(reader, stem) or completion.of_commands(line, stem)
 
     def _take_reports(self) -> None:
         """Show exceptions of threads between two keys, not in the middle of a line."""
@@ -274,7 +290,7 @@ class Editor:
         """Answer the next statement, None at the end."""
         try:
             return self._wrapper.multiline_input(
-                lambda text: _more_lines(self._console, text),
+                lambda text: not shell.is_command(text, self._console.locals) and _more_lines(self._console, text),
                 str(getattr(sys, "ps1", ">>> ")),
                 str(getattr(sys, "ps2", "... ")),
             )
@@ -288,7 +304,7 @@ class Editor:
         """Do what a word alone stands for, such as ``exit``; False when it stands for nothing."""
         import builtins
 
-        if word in self._console.locals or word not in ("exit", "quit", "copyright", "help", "clear"):
+        if word in self._console.locals or word not in ("exit", "quit", "copyright", "clear"):
             return False
         self._reader.history.pop()
         if word == "clear":

@@ -2,6 +2,7 @@
 
 import code
 
+from piton import shell
 from piton.repl import interrupt
 
 TYPE_CHECKING = False
@@ -9,7 +10,16 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-class Console(code.InteractiveConsole):
+class Commands:
+    """Takes the lines that are commands (``piton.shell``) and leaves Python the others: for one of CPython's consoles."""
+
+    def push(self, line, *arguments, **settings):
+        if not self.buffer and shell.take(line, self.locals):
+            return False
+        return super().push(line, *arguments, **settings)
+
+
+class Console(Commands, code.InteractiveConsole):
     """CPython's interactive console, without the frame of our signal handler in the traceback of a Ctrl-C."""
 
     def _excepthook(self, typ, value, tb):

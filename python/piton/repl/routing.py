@@ -27,7 +27,7 @@ _STREAMS = ("stdin", "stdout", "stderr")
 #: The streams that a session began with, which nobody replaces.
 FIRST_STREAMS = ("__stdin__", "__stdout__", "__stderr__")
 #: Names of ``sys`` that each session may change for itself, and that begin as they are at the console.
-_HOOKS = ("displayhook", "excepthook", "ps1", "ps2")
+_HOOKS = ("argv", "displayhook", "excepthook", "ps1", "ps2")
 #: Names of ``sys`` that each session has for itself, and that are not there at first.
 _LAST = ("last_exc", "last_type", "last_value", "last_traceback")
 

@@ -48,6 +48,8 @@ class Session:
         self.running = False
         #: Whether that code must not be interrupted at the moment.
         self.is_shielded = False
+        #: Whether a program that was started at the prompt has the terminal, and with it Ctrl-C.
+        self.has_program = False
         #: Whether the client has gone.
         self.hung_up = False
         #: Interrupt keys that were left to the prompt because no code ran, and those that it has seen.
@@ -291,9 +293,10 @@ class Nowhere(io.TextIOBase):
 
 
 def fresh_main() -> types.ModuleType:
-    """Make a new ``__main__`` for a session, with ``piton`` and ``sys`` at hand."""
+    """Make a new ``__main__`` for a session, with ``piton``, ``sh`` and ``sys`` at hand."""
     import piton
+    from piton.shell import sh
 
     main = types.ModuleType("__main__")
-    main.__dict__.update(__builtins__=builtins, piton=piton, sys=sys)
+    main.__dict__.update(__builtins__=builtins, piton=piton, sh=sh, sys=sys)
     return main

@@ -144,6 +144,50 @@ def telnet_gets_the_editor():
     dumb.closed()
 
 
+def commands_at_the_prompt():
+    lines, editor = nc(), telnet()
+    for client in (lines, editor):
+        end = client.end
+        client.ask(b"echo $((123457 * 8))" + end, b"987656")
+        client.ask(b"ls /etc | grep -c '^hosts$'" + end, b"1")
+        client.ask(b"cat 'unclosed" + end, b"unterminated")
+        client.ask(b"ls = 123457 * 8" + end, b"")
+        client.ask(b"ls -1" + end, b"987655")
+        client.ask(b"cd /nonexistent" + end, b"No such file")
+        client.ask(b"lsdev" + end, b"arm,pl011")
+        client.send(b"echo be''gun; sleep 1000" + end)
+        client.until(b"begun")
+        time.sleep(0.2)
+        client.send(b"\x03")
+        client.until(PROMPT)
+        client.ask(b"sh.status" + end, b"-2")
+    os.makedirs("/root/bin", exist_ok=True)
+    with open("/root/bin/again.py", "w") as file:
+        file.write("import sys, time; print('be' + 'gun'); time.sleep(1); print(sys.argv[1] * 3)\n")
+    lines.send(b"again ab\n")
+    lines.until(b"begun")
+    editor.send(b"again cd\r")
+    editor.until(b"cdcdcd")
+    lines.until(b"ababab")
+    lines.until(PROMPT)
+    editor.until(PROMPT)
+    lines.send(b"sh()\n")
+    lines.until(b"$ ")
+    lines.ask(b"cd /usr; pwd\n", b"/usr", b"$ ")
+    lines.ask(b"exit 7\n", b"7")
+    editor.send(b"sh()\r")
+    editor.until(b"$ ")
+    editor.send(b"cd /usr/lib; pwd | tr a-z A-Z\r")
+    editor.until(b"/USR/LIB")
+    editor.send(b"exit\r")
+    editor.until(PROMPT)
+    raw = Client.raw(ADDRESS)
+    raw.send(b"ls -l\x04")
+    assert b"NameError" in raw.until(b"\x04>")
+    for client in (lines, editor, raw):
+        client.close()
+
+
 def history_is_kept_and_stays_short():
     path = os.path.expanduser("~/.python_history")
     with open(path, "w") as file:
@@ -433,6 +477,7 @@ names = sys.argv[1:] or [
     "sessions_share_modules_and_not_names",
     "ctrl_c_interrupts_whatever_runs",
     "telnet_gets_the_editor",
+    "commands_at_the_prompt",
     "history_is_kept_and_stays_short",
     "programs_have_the_session_s_terminal",
     "modules_use_the_session_s_terminal",
