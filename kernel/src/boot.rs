@@ -85,6 +85,7 @@ fn start(info: &BootInfo) -> Result<(), String> {
     let root = fs::init::init(root_image, root_phys).map_err(|error| format!("root image: {error}"))?;
     fs::sysfs::add_device_tree(tree);
     device::add_to_sysfs();
+    device::add_files();
     add_control_files();
 
     let kernel = init::kernel_process(root);

@@ -107,10 +107,26 @@ pub fn request(name: &str, specifier: &IrqSpecifier, handler: Arc<dyn IrqHandler
     if irq.per_cpu {
         PER_CPU.lock().push(irq);
     }
-    let state = Arch::mask_interrupts();
-    controller.chip.enable(irq);
-    Arch::restore_interrupts(state);
+    unmask(irq);
     Ok(())
+}
+
+/// Stops a connected interrupt; what fires meanwhile stays pending.
+pub fn mask(irq: Irq) {
+    if let Some(controller) = CONTROLLER.get() {
+        let state = Arch::mask_interrupts();
+        controller.chip.disable(irq);
+        Arch::restore_interrupts(state);
+    }
+}
+
+/// Lets a connected interrupt through.
+pub fn unmask(irq: Irq) {
+    if let Some(controller) = CONTROLLER.get() {
+        let state = Arch::mask_interrupts();
+        controller.chip.enable(irq);
+        Arch::restore_interrupts(state);
+    }
 }
 
 /// Interrupts another CPU.

@@ -172,6 +172,10 @@ impl Platform for FakePlatform {
         *self.rtc.lock().unwrap() = Some(rtc);
     }
 
+    fn remove_rtc(&self, _node: &dyn DeviceNode) {
+        *self.rtc.lock().unwrap() = None;
+    }
+
     fn add_rng(&self, _node: &dyn DeviceNode, rng: Arc<dyn Rng>) {
         *self.rng.lock().unwrap() = Some(rng);
     }
@@ -182,6 +186,10 @@ impl Platform for FakePlatform {
 
     fn add_config_store(&self, _node: &dyn DeviceNode, store: Arc<dyn ConfigStore>) {
         *self.config_store.lock().unwrap() = Some(store);
+    }
+
+    fn remove_config_store(&self, _node: &dyn DeviceNode) {
+        *self.config_store.lock().unwrap() = None;
     }
 }
 

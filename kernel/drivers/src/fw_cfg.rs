@@ -183,8 +183,13 @@ fn probe(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), P
     Ok(())
 }
 
+fn remove(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), ProbeError> {
+    platform.remove_config_store(node);
+    Ok(())
+}
+
 /// QEMU's fw_cfg.
-pub static DRIVER: Driver = Driver { name: "fw_cfg", compatible: &["qemu,fw-cfg-mmio"], probe };
+pub static DRIVER: Driver = Driver { name: "fw_cfg", compatible: &["qemu,fw-cfg-mmio"], probe, remove: Some(remove) };
 
 #[cfg(test)]
 mod tests {

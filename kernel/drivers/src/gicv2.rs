@@ -316,6 +316,7 @@ pub static DRIVER: Driver = Driver {
         "arm,pl390",
     ],
     probe,
+    remove: None,
 };
 
 #[cfg(test)]

@@ -357,7 +357,7 @@ fn probe(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), P
 }
 
 /// GICv3 and GICv4.
-pub static DRIVER: Driver = Driver { name: "gicv3", compatible: &["arm,gic-v3"], probe };
+pub static DRIVER: Driver = Driver { name: "gicv3", compatible: &["arm,gic-v3"], probe, remove: None };
 
 #[cfg(test)]
 mod tests {

@@ -247,7 +247,7 @@ fn probe(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), P
 }
 
 /// PL011 and SBSA generic UART.
-pub static DRIVER: Driver = Driver { name: "pl011", compatible: &["arm,pl011", "arm,sbsa-uart"], probe };
+pub static DRIVER: Driver = Driver { name: "pl011", compatible: &["arm,pl011", "arm,sbsa-uart"], probe, remove: None };
 
 #[cfg(test)]
 mod tests {

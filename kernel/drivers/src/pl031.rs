@@ -52,8 +52,13 @@ fn probe(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), P
     Ok(())
 }
 
+fn remove(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), ProbeError> {
+    platform.remove_rtc(node);
+    Ok(())
+}
+
 /// PL031.
-pub static DRIVER: Driver = Driver { name: "pl031", compatible: &["arm,pl031"], probe };
+pub static DRIVER: Driver = Driver { name: "pl031", compatible: &["arm,pl031"], probe, remove: Some(remove) };
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,7 @@
 //!
 //! Reference: Virtual I/O Device (VIRTIO) Version 1.2, 4.2.
 
-use hal::{DeviceNode, Driver, Mmio, Platform, ProbeError};
+use hal::{DeviceNode, Driver, Mmio, Platform, PlatformError, ProbeError};
 use virtio_drivers::transport::{
     DeviceType, Transport,
     mmio::{MmioError, MmioTransport, VirtIOHeader},
@@ -52,5 +52,20 @@ fn probe(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), P
     }
 }
 
+/// Lets go of an entropy source, which was used only while it was probed. Others stay.
+fn remove(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), ProbeError> {
+    let mmio = map_reg(node, platform, 0)?;
+    // SAFETY: As in `probe`; of a device that is in use it only reads what it is.
+    let transport = unsafe { new(mmio)? };
+    match transport.device_type() {
+        // Dropping the transport resets the device.
+        DeviceType::EntropySource => Ok(()),
+        _ => {
+            core::mem::forget(transport);
+            Err(PlatformError::Busy.into())
+        }
+    }
+}
+
 /// virtio over MMIO.
-pub static DRIVER: Driver = Driver { name: "virtio_mmio", compatible: &["virtio,mmio"], probe };
+pub static DRIVER: Driver = Driver { name: "virtio_mmio", compatible: &["virtio,mmio"], probe, remove: Some(remove) };

@@ -98,6 +98,9 @@ impl From<IrqError> for ProbeError {
     }
 }
 
+/// What a driver does with a device, and the platform it is on.
+pub type DriverCall = fn(&dyn DeviceNode, &'static dyn Platform) -> Result<(), ProbeError>;
+
 /// A driver: one static of this type ends every driver file and is listed in its crate's table.
 pub struct Driver {
     /// The hardware block, as its file is named.
@@ -105,5 +108,7 @@ pub struct Driver {
     /// The `compatible` strings it takes.
     pub compatible: &'static [&'static str],
     /// Brings the device up and hands what it provides to the platform (`add_uart`, `add_irq_chip`, ...).
-    pub probe: fn(&dyn DeviceNode, &'static dyn Platform) -> Result<(), ProbeError>,
+    pub probe: DriverCall,
+    /// Lets go of a device that was probed: nothing of it is used afterwards, and it can be probed again.
+    pub remove: Option<DriverCall>,
 }

@@ -28,7 +28,7 @@ pub use arch::{
     TrapFrame, TrapHandler, UserException, UserFault, Vdso,
 };
 pub use config_store::ConfigStore;
-pub use device::{DeviceNode, Driver, IrqSpecifier, ProbeError};
+pub use device::{DeviceNode, Driver, DriverCall, IrqSpecifier, ProbeError};
 pub use irq_chip::{Acknowledged, Cause, Irq, IrqChip, IrqError, IrqHandler, NR_IPIS, Trigger};
 pub use net::{ETHERNET_HEADER, MAC_LEN, Net, NetCounts, NetEvents};
 pub use platform::{DmaMemory, Mmio, Platform, PlatformError};

@@ -93,6 +93,9 @@ pub trait Platform: Sync {
     /// Hands over a wall clock.
     fn add_rtc(&self, node: &dyn DeviceNode, rtc: Arc<dyn Rtc>);
 
+    /// Takes the wall clock of this node back.
+    fn remove_rtc(&self, node: &dyn DeviceNode);
+
     /// Hands over an entropy source.
     fn add_rng(&self, node: &dyn DeviceNode, rng: Arc<dyn Rng>);
 
@@ -102,4 +105,7 @@ pub trait Platform: Sync {
 
     /// Hands over a store of named blobs.
     fn add_config_store(&self, node: &dyn DeviceNode, store: Arc<dyn ConfigStore>);
+
+    /// Takes the store of this node back: it is not read any more.
+    fn remove_config_store(&self, node: &dyn DeviceNode);
 }

@@ -1,7 +1,10 @@
 //! From device tree to drivers: walks the tree, matches, probes, and tries again what was deferred.
 //!
-//! What became of each device stays in the [`table`], which programs read.
+//! What became of each device stays in the [`table`], which programs read. They may have devices that no driver has
+//! ([`claim`]), with their interrupts ([`interrupt`]).
 
+mod claim;
+mod interrupt;
 mod table;
 
 use alloc::{string::String, sync::Arc, vec::Vec};
@@ -20,6 +23,7 @@ use crate::{
     net, rng, time,
 };
 
+pub use claim::add_files;
 pub use table::add_to_sysfs;
 use table::{Device, State};
 
@@ -64,19 +68,19 @@ pub fn probe_all(tree: &'static Tree<'static>) {
             None => State::Unclaimed,
             Some(_) => State::Deferred,
         };
-        devices.push(Device { node, driver, state });
+        devices.push(Device::new(node, driver, state));
     }
     loop {
         let mut progress = false;
-        for device in devices.iter_mut().filter(|device| device.state == State::Deferred) {
+        for device in devices.iter().filter(|device| device.state() == State::Deferred) {
             device.probe();
-            progress |= device.state != State::Deferred;
+            progress |= device.state() != State::Deferred;
         }
         if !progress {
             break;
         }
     }
-    for device in devices.iter().filter(|device| device.state == State::Deferred) {
+    for device in devices.iter().filter(|device| device.state() == State::Deferred) {
         log::warn!("{}: what it needs never came up", device.node.path());
     }
     table::publish(devices);
@@ -157,6 +161,10 @@ impl Platform for KernelPlatform {
         fs::sysfs::add_rtc(node.path(), rtc, sets_time);
     }
 
+    fn remove_rtc(&self, node: &dyn DeviceNode) {
+        fs::sysfs::remove_rtc(node.path());
+    }
+
     fn add_rng(&self, node: &dyn DeviceNode, source: Arc<dyn Rng>) {
         let mut seed = [0; 64];
         let len = source.fill(&mut seed);
@@ -169,6 +177,10 @@ impl Platform for KernelPlatform {
     }
 
     fn add_config_store(&self, _node: &dyn DeviceNode, store: Arc<dyn ConfigStore>) {
-        fs::sysfs::add_config_store(&store);
+        fs::sysfs::add_config_store(store);
+    }
+
+    fn remove_config_store(&self, _node: &dyn DeviceNode) {
+        fs::sysfs::remove_config_store();
     }
 }

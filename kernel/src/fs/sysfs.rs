@@ -6,7 +6,6 @@
 
 use alloc::{format, string::String, sync::Arc, vec::Vec};
 use core::fmt::Write as _;
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 use abi::{Errno, Result};
 use hal::{ConfigStore, Rtc};
@@ -16,7 +15,10 @@ use super::{
     FileKind, FileOps, FileSystemStatus, Inode, Metadata, OpenFlags,
     virtual_files::{VirtualDirectory, VirtualFs, next_device, next_inode, open_text},
 };
-use crate::{net, smp, sync::Lazy};
+use crate::{
+    net, smp,
+    sync::{IrqLock, Lazy},
+};
 
 /// statfs(2)'s magic number.
 const MAGIC: u64 = 0x6265_6572;
@@ -124,9 +126,12 @@ pub fn add_device_tree(tree: &'static dtb::Tree<'static>) {
     firmware.add("fdt", BlobFile::new(blob.len(), 0o400, read));
 }
 
+/// The store that is shown. Open files do not keep it.
+static STORE: IrqLock<Option<Arc<dyn ConfigStore>>> = IrqLock::new(None);
+
 /// Shows a store's blobs at /sys/firmware/qemu_fw_cfg/by_name, each as a directory with `raw`, `size` and `name`. A
 /// blob is read when its `raw` is opened.
-pub fn add_config_store(store: &Arc<dyn ConfigStore>) {
+pub fn add_config_store(store: Arc<dyn ConfigStore>) {
     let by_name = DIRECTORY.add_directory("firmware").add_directory("qemu_fw_cfg").add_directory("by_name");
     for (name, size) in store.list() {
         let parts = name.split('/').filter(|part| !matches!(*part, "" | "." | ".."));
@@ -134,19 +139,37 @@ pub fn add_config_store(store: &Arc<dyn ConfigStore>) {
         directory.add_text("size", move || format!("{size}\n").into_bytes());
         let shown = name.clone();
         directory.add_text("name", move || format!("{shown}\n").into_bytes());
-        let store = store.clone();
-        let read = move || store.read(&name).ok_or(Errno::EIO);
+        let store = Arc::downgrade(&store);
+        let read = move || store.upgrade().ok_or(Errno::ENODEV)?.read(&name).ok_or(Errno::EIO);
         directory.add("raw", BlobFile::new(size, 0o400, read));
     }
+    *STORE.lock() = Some(store);
 }
+
+/// Takes the store's blobs away.
+pub fn remove_config_store() {
+    DIRECTORY.add_directory("firmware").remove("qemu_fw_cfg");
+    let store = STORE.lock().take();
+    drop(store);
+}
+
+/// The nodes of the clocks that are shown, by number.
+static CLOCKS: IrqLock<Vec<Option<String>>> = IrqLock::new(Vec::new());
 
 /// Shows a real-time clock at /sys/class/rtc/rtcN (Linux `Documentation/ABI/testing/sysfs-class-rtc`). `sets_time`: it
 /// gave the machine its time.
-pub fn add_rtc(name: &str, rtc: Arc<dyn Rtc>, sets_time: bool) {
-    static COUNT: AtomicUsize = AtomicUsize::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+pub fn add_rtc(node: &str, rtc: Arc<dyn Rtc>, sets_time: bool) {
+    let number = {
+        let mut clocks = CLOCKS.lock();
+        let number = clocks.iter().position(Option::is_none).unwrap_or(clocks.len());
+        if number == clocks.len() {
+            clocks.push(None);
+        }
+        clocks[number] = Some(node.into());
+        number
+    };
     let directory = DIRECTORY.add_directory("class").add_directory("rtc").add_directory(&format!("rtc{number}"));
-    let name = format!("{name}\n");
+    let name = format!("{node}\n");
     directory.add_text("name", move || name.clone().into_bytes());
     directory.add_text("hctosys", move || format!("{}\n", u8::from(sets_time)).into_bytes());
     let clock = rtc.clone();
@@ -154,6 +177,14 @@ pub fn add_rtc(name: &str, rtc: Arc<dyn Rtc>, sets_time: bool) {
     let clock = rtc.clone();
     directory.add_text("time", move || format!("{}\n", calendar::at(clock.unix_seconds()).1).into_bytes());
     directory.add_text("since_epoch", move || format!("{}\n", rtc.unix_seconds()).into_bytes());
+}
+
+/// Takes the clock of this node away.
+pub fn remove_rtc(node: &str) {
+    let number = CLOCKS.lock().iter_mut().position(|clock| clock.take_if(|clock| clock == node).is_some());
+    if let Some(number) = number {
+        DIRECTORY.add_directory("class").add_directory("rtc").remove(&format!("rtc{number}"));
+    }
 }
 
 /// A list of CPUs as Linux writes it: `0,2-3`.

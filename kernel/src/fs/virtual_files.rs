@@ -70,6 +70,12 @@ impl VirtualDirectory {
         self.entries.lock().insert(name.as_bytes().to_owned(), inode);
     }
 
+    /// Removes an entry, if it is there.
+    pub fn remove(&self, name: &str) {
+        let removed = self.entries.lock().remove(name.as_bytes());
+        drop(removed);
+    }
+
     /// Adds a directory, or returns the one that is there.
     pub fn add_directory(&self, name: &str) -> Arc<Self> {
         if let Some(inode) = self.entries.lock().get(name.as_bytes()).cloned()

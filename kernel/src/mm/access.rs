@@ -31,6 +31,8 @@ impl AddressSpace {
                 if let Some((physical, _, flags)) = inner.table.lookup(&Tables, address.get())
                     && (access != FaultAccess::Write || flags.contains(PageFlags::WRITE))
                     && flags.contains(PageFlags::USER)
+                    // Hardware is accessed through its mapping only, by whoever has it.
+                    && !flags.intersects(PageFlags::DEVICE | PageFlags::UNCACHED)
                 {
                     let page = PhysAddr::new(physical).page_down();
                     // SAFETY: borrows the page table's reference while the lock is held.

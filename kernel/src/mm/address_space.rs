@@ -40,6 +40,9 @@ const MAX_MAPPINGS: usize = 65530;
 /// Up to this many pages are flushed from the TLB one by one; beyond, the whole address space is.
 const FLUSH_SINGLY: u64 = 32;
 
+/// What a page keeps when its rights change: whether it is to be copied, and what kind of memory it is.
+const KEPT: PageFlags = PageFlags::COW.union(PageFlags::DEVICE).union(PageFlags::UNCACHED);
+
 /// Bytes that a table of pages maps.
 const TABLE_SPAN: u64 = 2 << 20;
 
@@ -464,7 +467,8 @@ impl AddressSpace {
         self.inner.lock().map.covered(range)
     }
 
-    /// mprotect(2). ENOMEM where something is not mapped, EACCES where PROT_WRITE may not be granted.
+    /// mprotect(2). ENOMEM where something is not mapped, EACCES where PROT_WRITE may not be granted, or PROT_EXEC
+    /// on hardware.
     pub fn protect(&self, range: Range<u64>, protection: Protection) -> Result<()> {
         let limits = Limits::current();
         let mut inner = self.inner.lock();
@@ -473,6 +477,9 @@ impl AddressSpace {
         }
         inner.check_room()?;
         if protection.write && inner.map.iter_range(range.clone()).any(|(_, mapping)| !mapping.may_write) {
+            return Err(Errno::EACCES);
+        }
+        if protection.execute && inner.map.iter_range(range.clone()).any(|(_, mapping)| mapping.is_hardware()) {
             return Err(Errno::EACCES);
         }
         if protection.write {
@@ -740,8 +747,7 @@ impl Inner {
     /// Takes present pages out of the program's reach without losing them (PROT_NONE).
     fn hide_pages(&mut self, range: Range<u64>) {
         // Without EXECUTE too: a page that is not the program's must not become the kernel's code.
-        let result =
-            self.table.update(&mut Tables, range, |_, _, leaf| Some(PageFlags::READ | leaf.flags & PageFlags::COW));
+        let result = self.table.update(&mut Tables, range, |_, _, leaf| Some(PageFlags::READ | leaf.flags & KEPT));
         debug_assert!(result.is_ok(), "user pages are 4 KiB");
     }
 
@@ -751,7 +757,7 @@ impl Inner {
             if protection.execute && !leaf.flags.contains(PageFlags::EXECUTE) {
                 super::frames::make_executable(PhysAddr::new(leaf.pa));
             }
-            Some(protection.flags() | leaf.flags & PageFlags::COW)
+            Some(protection.flags() | leaf.flags & KEPT)
         });
         debug_assert!(result.is_ok(), "user pages are 4 KiB");
     }

@@ -90,7 +90,7 @@ impl Pages<'_> {
         flags: PageFlags,
         access: FaultAccess,
     ) -> Result<(), Errno> {
-        let wanted = self.mapping.protection.flags();
+        let wanted = self.mapping.page_flags(self.range.start, page);
         if access == FaultAccess::Write && flags.contains(PageFlags::COW) {
             // SAFETY: borrows the page table's reference; the lock is held.
             let frame = ManuallyDrop::new(unsafe { FrameRef::from_raw(physical) });
@@ -131,7 +131,7 @@ impl Pages<'_> {
             // A page table may be needed, even where the page is there.
             return Err(Errno::ENOMEM);
         }
-        let flags = self.mapping.protection.flags();
+        let flags = self.mapping.page_flags(self.range.start, page);
         match &self.mapping.source {
             Source::Anonymous => {
                 self.install(page, FrameRef::zeroed()?, flags)?;

@@ -4,6 +4,7 @@
 //! [`FrameRef`]. Programs get frames only while a reserve is left, so that the kernel's heap and page tables can grow
 //! when memory is short: an out-of-memory condition hits the program that caused it, not the kernel.
 
+use alloc::vec::Vec;
 use core::{
     ptr,
     sync::atomic::{AtomicU32, AtomicUsize, Ordering},
@@ -111,6 +112,26 @@ pub fn alloc_kernel(order: u8) -> Option<PhysAddr> {
         index
     };
     Some(PhysAddr::new(frames.base + (u64::from(index) << PAGE_SHIFT)))
+}
+
+/// Allocates 2^`order` contiguous frames, each to be given back by itself; content unknown. `None` also when only the
+/// kernel's reserve would be left.
+pub fn alloc_block(order: u8) -> Option<Vec<FrameRef>> {
+    let frames = FRAMES.get()?;
+    let index = {
+        let mut guard = ALLOCATOR.lock();
+        let allocator = guard.as_mut()?;
+        if allocator.free_frames() <= frames.reserve + (1 << order) {
+            return None;
+        }
+        let index = allocator.alloc(order)?;
+        let split = allocator.split_allocated(index, order);
+        debug_assert!(split.is_ok(), "allocated just now");
+        note_free(allocator);
+        index
+    };
+    let address = |number| PhysAddr::new(frames.base + (u64::from(index + number) << PAGE_SHIFT));
+    Some((0..1 << order).map(|number| FrameRef(address(number))).collect())
 }
 
 /// Gives back what [`alloc_kernel`] gave.

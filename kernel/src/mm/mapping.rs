@@ -40,7 +40,7 @@ impl Protection {
         !self.read && !self.write && !self.execute
     }
 
-    /// The page-table flags of a page of a program.
+    /// The page-table flags of an ordinary page of a program.
     pub fn flags(self) -> PageFlags {
         let mut flags = PageFlags::USER | PageFlags::READ;
         flags.set(PageFlags::WRITE, self.write);
@@ -120,6 +120,22 @@ pub struct Mapping {
     pub locked: bool,
     /// Where pages come from.
     pub source: Source,
+}
+
+impl Mapping {
+    /// The page-table flags of the page at `address` in the mapping, which begins at `start`.
+    pub fn page_flags(&self, start: u64, address: u64) -> PageFlags {
+        let kind = match &self.source {
+            Source::Anonymous => PageFlags::empty(),
+            Source::Object { object, offset, .. } => object.attributes((offset + (address - start)) / PAGE_SIZE as u64),
+        };
+        self.protection.flags() | kind
+    }
+
+    /// Whether it is of hardware ([`VmObject::is_hardware`]).
+    pub fn is_hardware(&self) -> bool {
+        matches!(&self.source, Source::Object { object, .. } if object.is_hardware())
+    }
 }
 
 impl RangeValue for Mapping {

@@ -11,6 +11,7 @@ use core::{
 
 use abi::Errno;
 use hal::PhysAddr;
+use klib::page_table::PageFlags;
 
 use crate::{
     mm::{address_space::AddressSpace, frames::FrameRef},
@@ -27,6 +28,18 @@ pub trait VmObject: Send + Sync {
     /// none.
     fn holds(&self, index: u64, frame: PhysAddr) -> bool {
         let _ = (index, frame);
+        false
+    }
+
+    /// What kind of memory the page with this number is: empty for ordinary memory.
+    fn attributes(&self, index: u64) -> PageFlags {
+        let _ = index;
+        PageFlags::empty()
+    }
+
+    /// Whether it is hardware: its pages can only be mapped shared, never for execution, and are not a child's of
+    /// fork(2).
+    fn is_hardware(&self) -> bool {
         false
     }
 

@@ -67,6 +67,7 @@ pub fn sys_mmap(call: &mut Call<'_>) -> Result<u64> {
     };
     let protection = Protection::from_bits(protection);
     let mut may_write = true;
+    let mut on_fork = OnFork::Copy;
     let source = if flags & linux::MAP_ANONYMOUS != 0 {
         if flags & linux::MAP_TYPE == linux::MAP_SHARED_VALIDATE {
             return Err(Errno::EINVAL);
@@ -102,6 +103,13 @@ pub fn sys_mmap(call: &mut Call<'_>) -> Result<u64> {
         }
         let object = file.ops().vm_object().or_else(|| inode.and_then(|inode| inode.vm_object()));
         let object = object.ok_or(Errno::ENODEV)?;
+        // Hardware is nobody's copy, and no code.
+        if object.is_hardware() {
+            if !shared || protection.execute {
+                return Err(Errno::EACCES);
+            }
+            on_fork = OnFork::Leave;
+        }
         let mut grant = None;
         if shared {
             if writable {
@@ -125,15 +133,7 @@ pub fn sys_mmap(call: &mut Call<'_>) -> Result<u64> {
         len,
         fixed,
         no_replace: flags & linux::MAP_FIXED_NOREPLACE != 0,
-        mapping: Mapping {
-            protection,
-            shared,
-            may_write,
-            purpose: Purpose::General,
-            on_fork: OnFork::Copy,
-            locked,
-            source,
-        },
+        mapping: Mapping { protection, shared, may_write, purpose: Purpose::General, on_fork, locked, source },
     })?;
     if locked || memory.locks_new_mappings() {
         // What cannot be had now is had when it is touched.

@@ -99,4 +99,5 @@ fn probe(node: &dyn DeviceNode, _platform: &'static dyn Platform) -> Result<(), 
 }
 
 /// PSCI firmware.
-pub static DRIVER: Driver = Driver { name: "psci", compatible: &["arm,psci-1.0", "arm,psci-0.2", "arm,psci"], probe };
+pub static DRIVER: Driver =
+    Driver { name: "psci", compatible: &["arm,psci-1.0", "arm,psci-0.2", "arm,psci"], probe, remove: None };

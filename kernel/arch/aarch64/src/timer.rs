@@ -69,4 +69,4 @@ fn probe(node: &dyn DeviceNode, platform: &'static dyn Platform) -> Result<(), P
 
 /// The generic timer.
 pub static DRIVER: Driver =
-    Driver { name: "generic-timer", compatible: &["arm,armv8-timer", "arm,armv7-timer"], probe };
+    Driver { name: "generic-timer", compatible: &["arm,armv8-timer", "arm,armv7-timer"], probe, remove: None };
