@@ -12,6 +12,8 @@ pub struct Arch {
     pub debian: &'static str,
     /// Multiarch directory under /usr/lib.
     pub multiarch: &'static str,
+    /// The C compiler that makes its programs.
+    pub compiler: &'static str,
     /// File name of the ELF interpreter in the multiarch directory.
     pub loader: &'static str,
     /// `e_machine` of its ELF files (ELF gABI, "Machine Information").
@@ -27,6 +29,7 @@ pub const ARCHES: &[Arch] = &[
     Arch {
         debian: "arm64",
         multiarch: "aarch64-linux-gnu",
+        compiler: "aarch64-linux-gnu-gcc",
         loader: "ld-linux-aarch64.so.1",
         elf_machine: 183,
         cache_flags: 0x0a03,
@@ -35,6 +38,7 @@ pub const ARCHES: &[Arch] = &[
     Arch {
         debian: "amd64",
         multiarch: "x86_64-linux-gnu",
+        compiler: "x86_64-linux-gnu-gcc",
         loader: "ld-linux-x86-64.so.2",
         elf_machine: 62,
         cache_flags: 0x0303,

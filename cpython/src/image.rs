@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::manifest::{self, Facts};
 use crate::packages::{self, CHOICES, Choice};
 use crate::pyc::{self, Compiler};
-use crate::{needs, run, stage};
+use crate::{glue, needs, run, stage};
 
 /// Largest image, in bytes.
 const LIMIT: u64 = 60_000_000;
@@ -167,9 +167,10 @@ pub fn build(request: &Request) -> Result<u64, Error> {
     let base_key = run::sha256_of_text(&format!("{}\n{}", RECIPE.join("\n"), lock.to_text()))?;
     let access = Access::from_environment()?;
     let image_key = run::sha256_of_text(&format!(
-        "{base_key}\n{}\n{}{}",
+        "{base_key}\n{}\n{}{}{}",
         request.variant.name,
         python_fingerprint(&request.root.join("python"))?,
+        glue::fingerprint(&request.root)?,
         access.fingerprint()?
     ))?;
     let stamp = with_suffix(&request.out, ".stamp");
@@ -274,6 +275,7 @@ fn finished_tree(
     run::remove_tree(&tree)?;
     run::output(run::command("cp").args(["--archive", "--link", "--no-target-directory"]).arg(base).arg(&tree))?;
     let names = stage::add_python_packages(&tree, &request.root.join("python"))?;
+    glue::compile(&request.root, request.arch, &tree.join(stage::DIST_PACKAGES))?;
     let places: Vec<PathBuf> = names.iter().map(|name| Path::new(stage::DIST_PACKAGES).join(name)).collect();
     compiler.compile(&tree, &places)?;
     let facts = Facts { arch: request.arch.debian, variant: request.variant.name, timestamp };

@@ -17,6 +17,7 @@ mod erofs;
 mod error;
 mod fetch;
 mod glob;
+mod glue;
 mod image;
 mod ldcache;
 mod manifest;

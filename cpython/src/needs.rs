@@ -14,6 +14,7 @@ const PROGRAMS: &[Need] = &[
     Need { what: "dpkg", apt_package: "dpkg" },
     Need { what: "dpkg-deb", apt_package: "dpkg" },
     Need { what: "sha256sum", apt_package: "coreutils" },
+    Need { what: "aarch64-linux-gnu-gcc", apt_package: "gcc-aarch64-linux-gnu" },
     Need { what: "mkfs.erofs", apt_package: "erofs-utils" },
 ];
 
