@@ -1,16 +1,41 @@
 """Piton: the machine from Python.
 
 ``piton.poweroff()`` and ``piton.reboot()`` leave the machine; ``piton.log()`` is the kernel's log; ``piton.net`` shows
-the network; ``piton.devices`` shows the devices, ``piton.tree`` the device tree that they come from.
+the network; ``piton.devices`` shows the devices, ``piton.tree`` the device tree that they come from, and
+``piton.claim()`` takes one.
 """
 
 from piton.power import poweroff, reboot
 from piton.system import log
 
-__all__ = ["DeviceError", "devices", "log", "net", "poweroff", "reboot", "tree"]
+__all__ = [
+    "DeviceBusy",
+    "DeviceError",
+    "Register",
+    "Registers",
+    "bind",
+    "claim",
+    "devices",
+    "log",
+    "net",
+    "poweroff",
+    "reboot",
+    "tree",
+    "unbind",
+]
 
 #: Where objects are that are imported when they are first asked for.
-_OBJECTS = {"DeviceError": "errors", "devices": "devices", "tree": "tree"}
+_OBJECTS = {
+    "DeviceBusy": "errors",
+    "DeviceError": "errors",
+    "Register": "registers",
+    "Registers": "registers",
+    "bind": "claim",
+    "claim": "claim",
+    "devices": "devices",
+    "tree": "tree",
+    "unbind": "claim",
+}
 
 
 def __getattr__(name: str):

@@ -16,3 +16,18 @@ class NoSuchDevice(DeviceError, LookupError):
 
 class BadDeviceTree(DeviceError, ValueError):
     """The device tree, or a property in it, is malformed. ``device`` is the node's path."""
+
+
+class DeviceBusy(DeviceError):
+    """Somebody has the device, or registers in the same place. ``holder`` says who."""
+
+    def __init__(self, device: str, holder: str) -> None:
+        super().__init__(device, f"{holder} has it")
+        self.holder = holder
+
+
+class DeviceClosed(DeviceError):
+    """The device was given back."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__(device, "it was closed")
