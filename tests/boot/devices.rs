@@ -64,3 +64,21 @@ fn tree_and_devices_are_what_libfdt_reads() {
     }
     assert_eq!(told, read);
 }
+
+#[test]
+fn devices_are_claimed_used_and_given_back() {
+    let outcome = run_on("devices_are_claimed", &[], include_str!("claims.py"), &[], "", 180);
+    outcome.expect_output("well\n");
+    outcome.expect_status(0);
+    outcome.expect_output("ValueError: the callback's mistake");
+}
+
+/// With several CPUs an interrupt comes to one while others wait, claim and give back.
+#[test]
+fn devices_are_claimed_with_several_cpus() {
+    let machine = ["--cpus", "2", "--qemu-arg=-device", "--qemu-arg=virtio-rng-device"];
+    let outcome = run_on("devices_on_two_cpus", &machine, include_str!("claims.py"), &[], "", 300);
+    outcome.expect_output("well\n");
+    outcome.expect_output("entropy\n");
+    outcome.expect_status(0);
+}
