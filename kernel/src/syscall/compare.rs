@@ -62,7 +62,7 @@ fn part(thread: &Thread, kind: u32) -> usize {
     match kind {
         KCMP_VM => process.memory().map_or(0, |memory| Arc::as_ptr(&memory).addr()),
         KCMP_FILES => Arc::as_ptr(&process.files()).addr(),
-        KCMP_FS => Arc::as_ptr(&process.fs()).addr(),
+        KCMP_FS => Arc::as_ptr(&thread.fs()).addr(),
         KCMP_SIGHAND => Arc::as_ptr(&process.actions).addr(),
         // There are no contexts of I/O, and no System V semaphores: all have the same, nothing.
         _ => 0,

@@ -49,7 +49,7 @@ impl Origin {
 pub fn origin(call: &Call<'_>, dirfd: i32, path: &[u8]) -> Result<Origin> {
     let absolute = path.first() == Some(&b'/');
     let (root, cwd) = {
-        let context = call.process().fs();
+        let context = call.thread.fs();
         let context = context.lock();
         (context.root.clone(), (!absolute && dirfd == linux::AT_FDCWD).then(|| context.cwd.clone()))
     };
@@ -86,7 +86,7 @@ impl Target {
         };
         if path.is_empty() && empty_allowed {
             if dirfd == linux::AT_FDCWD {
-                return Ok(Self::Path(call.process().fs().lock().cwd.clone()));
+                return Ok(Self::Path(call.thread.fs().lock().cwd.clone()));
             }
             return Ok(Self::File(call.process().files().get(dirfd)?));
         }
@@ -125,7 +125,7 @@ impl Target {
 
 /// The permission bits a new file gets of `mode`.
 pub fn without_umask(call: &Call<'_>, mode: u32) -> u32 {
-    mode & 0o7777 & !call.process().fs().lock().umask
+    mode & 0o7777 & !call.thread.fs().lock().umask
 }
 
 /// Opens as open(2) does. `mode` is for a file that is made; `restrict` are openat2(2)'s RESOLVE_ bits.

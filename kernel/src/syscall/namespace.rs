@@ -9,7 +9,6 @@ use crate::{
     fs::{mount::Mount, path::Path, pidfd::PidFd, procfs::NamespaceFile},
     task::{
         namespace::{self, Kind, Namespace},
-        process::Process,
         thread::Thread,
     },
 };
@@ -28,7 +27,7 @@ pub fn check_new(thread: &Thread, flags: u64) -> Result<()> {
 }
 
 /// [unshare(2)](https://man7.org/linux/man-pages/man2/unshare.2.html). Lacks: namespaces other than UTS (EINVAL);
-/// descriptors, a working directory or a umask for one thread of several.
+/// descriptors for one thread of several.
 pub fn sys_unshare(call: &mut Call<'_>) -> Result<u64> {
     const NOTHING_TO_DO: u64 = linux::CLONE_SYSVSEM as u64;
     const MEMORY: u64 = (linux::CLONE_THREAD | linux::CLONE_SIGHAND | linux::CLONE_VM) as u64;
@@ -43,17 +42,22 @@ pub fn sys_unshare(call: &mut Call<'_>) -> Result<u64> {
         return Err(Errno::EINVAL);
     }
     check_new(call.thread, flags)?;
-    call.process().unshare(flags & FS != 0, flags & FILES != 0)?;
+    if flags & FILES != 0 {
+        call.process().unshare_files()?;
+    }
+    if flags & FS != 0 {
+        call.thread.unshare_fs();
+    }
     if flags & u64::from(linux::CLONE_NEWUTS) != 0 {
         call.thread.set_uts(call.thread.uts().copy());
     }
     Ok(0)
 }
 
-/// Whether another thread has its place in the file system in common with this process.
-fn shares_place(process: &Arc<Process>) -> bool {
-    // The process and this function hold it.
-    process.threads().len() > 1 || Arc::strong_count(&process.fs()) > 2
+/// Whether another thread has its place in the file system in common with this one.
+fn shares_place(thread: &Thread) -> bool {
+    // The thread or its process, and this function, hold it.
+    thread.moves_with_process() && thread.process().threads().len() > 1 || Arc::strong_count(&thread.fs()) > 2
 }
 
 /// EPERM, EINVAL or EUSERS where the caller cannot enter a namespace of this kind.
@@ -66,7 +70,7 @@ fn check_enter(call: &Call<'_>, kind: Kind) -> Result<()> {
         _ => {}
     }
     call.thread.require(linux::CAP_SYS_ADMIN)?;
-    if kind == Kind::Mount && shares_place(call.process()) { Err(Errno::EINVAL) } else { Ok(()) }
+    if kind == Kind::Mount && shares_place(call.thread) { Err(Errno::EINVAL) } else { Ok(()) }
 }
 
 fn enter(call: &Call<'_>, namespace: Namespace) {
@@ -75,7 +79,7 @@ fn enter(call: &Call<'_>, namespace: Namespace) {
         // Begins at its root again.
         Namespace::Only(Kind::Mount) => {
             let Some(top) = Mount::all().first().map(Path::root_of) else { return };
-            let fs = call.process().fs();
+            let fs = call.thread.fs();
             let old = {
                 let mut fs = fs.lock();
                 let root = core::mem::replace(&mut fs.root, top.clone());

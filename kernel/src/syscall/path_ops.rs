@@ -438,7 +438,7 @@ fn set_cwd(call: &Call<'_>, directory: Path) -> Result<u64> {
         return Err(Errno::ENOTDIR);
     }
     permission::check(&**directory.inode(), EXECUTE)?;
-    let context = call.process().fs();
+    let context = call.thread.fs();
     let old = core::mem::replace(&mut context.lock().cwd, directory);
     drop(old);
     Ok(0)
@@ -465,7 +465,7 @@ pub fn sys_chroot(call: &mut Call<'_>) -> Result<u64> {
     }
     permission::check(&**directory.inode(), EXECUTE)?;
     call.thread.require(linux::CAP_SYS_CHROOT)?;
-    let context = call.process().fs();
+    let context = call.thread.fs();
     let old = core::mem::replace(&mut context.lock().root, directory);
     drop(old);
     Ok(0)
@@ -474,7 +474,7 @@ pub fn sys_chroot(call: &mut Call<'_>) -> Result<u64> {
 /// [getcwd(2)](https://man7.org/linux/man-pages/man2/getcwd.2.html).
 pub fn sys_getcwd(call: &mut Call<'_>) -> Result<u64> {
     let (root, cwd) = {
-        let context = call.process().fs();
+        let context = call.thread.fs();
         let context = context.lock();
         (context.root.clone(), context.cwd.clone())
     };
@@ -497,7 +497,7 @@ pub fn sys_getcwd(call: &mut Call<'_>) -> Result<u64> {
 
 /// [umask(2)](https://man7.org/linux/man-pages/man2/umask.2.html).
 pub fn sys_umask(call: &mut Call<'_>) -> Result<u64> {
-    let context = call.process().fs();
+    let context = call.thread.fs();
     let mut context = context.lock();
     Ok(u64::from(core::mem::replace(&mut context.umask, call.uint(0) & 0o777)))
 }

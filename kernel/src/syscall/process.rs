@@ -72,7 +72,7 @@ pub fn sys_exit_group(call: &mut Call<'_>) -> Result<u64> {
 pub fn sys_execve(call: &mut Call<'_>) -> Result<u64> {
     let name = call.path(0)?;
     let (arguments, environment) = (copy_strings(call.address(1))?, copy_strings(call.address(2))?);
-    let fs = call.process().fs().lock().clone();
+    let fs = call.thread.fs().lock().clone();
     let file = path::resolve(&fs.cwd, &fs.root, &name, true)?;
     run(call, file, Program { name, title: None, closes: false, arguments, environment })
 }
@@ -85,7 +85,7 @@ pub fn sys_execveat(call: &mut Call<'_>) -> Result<u64> {
     if flags & !(linux::AT_EMPTY_PATH | linux::AT_SYMLINK_NOFOLLOW) != 0 {
         return Err(Errno::EINVAL);
     }
-    let fs = call.process().fs().lock().clone();
+    let fs = call.thread.fs().lock().clone();
     let follow = flags & linux::AT_SYMLINK_NOFOLLOW == 0;
     let start = if call.int(0) == linux::AT_FDCWD || name.first() == Some(&b'/') {
         fs.cwd.clone()

@@ -35,8 +35,8 @@ pub fn sys_set_tid_address(call: &mut Call<'_>) -> Result<u64> {
 }
 
 /// [clone(2)](https://man7.org/linux/man-pages/man2/clone.2.html), with the argument order of arm64: flags, stack,
-/// parent_tid, tls, child_tid. Lacks: namespaces other than UTS (EINVAL); threads of one process with descriptors, a working directory
-/// or a umask of their own.
+/// parent_tid, tls, child_tid. Lacks: namespaces other than UTS (EINVAL); threads of one process with descriptors of
+/// their own.
 pub fn sys_clone(call: &mut Call<'_>) -> Result<u64> {
     let flags = call.raw(0);
     const EITHER: u64 = (linux::CLONE_PIDFD | linux::CLONE_PARENT_SETTID) as u64;

@@ -140,6 +140,12 @@ fn create(thread: &Arc<Thread>, frame: &TrapFrame, request: CloneRequest) -> Res
         }
     }
     child.attributes.inherit(&thread.attributes);
+    if has(linux::CLONE_THREAD) {
+        child.move_with(thread);
+        if !has(linux::CLONE_FS) {
+            child.unshare_fs();
+        }
+    }
     child.set_uts(if has(linux::CLONE_NEWUTS) { thread.uts().copy() } else { thread.uts() });
     if has(linux::CLONE_PARENT_SETTID) {
         user::copy_out(request.parent_tid, &tid)?;
@@ -214,7 +220,7 @@ fn new_process(
 ) -> Result<Arc<Process>> {
     let has = |flag: u32| request.flags & u64::from(flag) != 0;
     let parent = thread.process();
-    let fs = parent.fs();
+    let fs = thread.fs();
     let files = if has(linux::CLONE_FILES) { parent.files() } else { Arc::new(parent.files().fork_copy()?) };
     let actions = if has(linux::CLONE_SIGHAND) {
         parent.actions.clone()

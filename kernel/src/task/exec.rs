@@ -437,7 +437,7 @@ pub fn replace(thread: &Arc<Thread>, frame: &mut TrapFrame, file: Path, program:
     thread.check_task_limit()?;
     let process: &Arc<Process> = thread.process();
     thread.measure_kernel_time();
-    let fs = process.fs().lock().clone();
+    let fs = thread.fs().lock().clone();
     let name = match &program.title {
         Some(title) => title.clone(),
         None => program.name.rsplit(|byte| *byte == b'/').next().unwrap_or(&[]).to_vec(),

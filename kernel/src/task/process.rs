@@ -374,7 +374,16 @@ impl Process {
     }
     /// Gives it a descriptor table of its own where it shares one with another process. ENOMEM.
     pub fn unshare_files(&self) -> Result<()> {
-        self.unshare(false, true)
+        let own = self.own_files()?;
+        let old = core::mem::replace(&mut self.state.lock().files, own);
+        // Goes after the lock.
+        drop(old);
+        Ok(())
+    }
+    /// Puts it, with the threads that move with it, into another place in the file system.
+    pub(super) fn set_fs(&self, fs: Arc<IrqLock<FsContext>>) {
+        let old = core::mem::replace(&mut self.state.lock().fs, fs);
+        drop(old);
     }
     /// Where it is in the file system.
     pub fn fs(&self) -> Arc<IrqLock<FsContext>> {
@@ -523,25 +532,6 @@ impl Process {
         let result = change(&mut pending);
         self.pending_set.store(pending.set().bits(), Ordering::Relaxed);
         result
-    }
-
-    /// Gives the process working directory, root and umask, or descriptors, of its own (unshare(2)).
-    /// ENOMEM.
-    pub fn unshare(&self, fs: bool, files: bool) -> Result<()> {
-        let own_files = if files { Some(self.own_files()?) } else { None };
-        let own_fs = fs.then(|| {
-            let shared = self.fs();
-            let own = shared.lock().clone();
-            Arc::new(IrqLock::new(own))
-        });
-        // What they replace goes after the lock.
-        let old = {
-            let mut state = self.state.lock();
-            let old_fs = own_fs.map(|own| core::mem::replace(&mut state.fs, own));
-            (old_fs, own_files.map(|own| core::mem::replace(&mut state.files, own)))
-        };
-        drop(old);
-        Ok(())
     }
 
     pub(super) fn set_job(&self, group: i32, session: Option<i32>) {

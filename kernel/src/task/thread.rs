@@ -15,7 +15,7 @@ use super::{
     identity::Identity,
     namespace::{Kind, Namespace, UtsNamespace},
     pending::Pending,
-    process::Process,
+    process::{FsContext, Process},
     scheduler,
     signal::{AltStack, SignalSet},
     usage::{Counters, Usage},
@@ -113,6 +113,8 @@ pub struct Thread {
     pub identity: Identity,
     /// Its host and domain name.
     uts: IrqLock<Arc<UtsNamespace>>,
+    /// Where it is in the file system, if that is not where its process is (CLONE_FS).
+    fs: IrqLock<Option<Arc<IrqLock<FsContext>>>>,
 }
 
 // SAFETY: `context` is only touched by the scheduler while the thread does not run, or by the thread itself.
@@ -208,6 +210,7 @@ impl Thread {
             addresses: IrqLock::new(ThreadAddresses::default()),
             identity: Identity::default(),
             uts: IrqLock::new(UtsNamespace::first()),
+            fs: IrqLock::new(None),
         };
         thread.set_name(name);
         thread
@@ -266,6 +269,36 @@ impl Thread {
     pub fn set_uts(&self, uts: Arc<UtsNamespace>) {
         let old = core::mem::replace(&mut *self.uts.lock(), uts);
         drop(old);
+    }
+
+    /// Where it is in the file system.
+    pub fn fs(&self) -> Arc<IrqLock<FsContext>> {
+        let own = self.fs.lock().clone();
+        own.unwrap_or_else(|| self.process.fs())
+    }
+
+    /// Whether it is where its process is, and moves with the others that are.
+    pub fn moves_with_process(&self) -> bool {
+        self.fs.lock().is_none()
+    }
+
+    /// Has it be where `other`, a thread of the same process, is, and move with it.
+    pub(super) fn move_with(&self, other: &Self) {
+        let fs = other.fs.lock().clone();
+        *self.fs.lock() = fs;
+    }
+
+    /// Has it move on its own from now on.
+    pub fn unshare_fs(&self) {
+        let copy = self.fs().lock().clone();
+        let own = Arc::new(IrqLock::new(copy));
+        if self.moves_with_process() && self.process.threads().len() == 1 {
+            // Nobody is left where the process was.
+            self.process.set_fs(own);
+        } else {
+            let old = self.fs.lock().replace(own);
+            drop(old);
+        }
     }
 
     /// The namespace of a kind it is in.

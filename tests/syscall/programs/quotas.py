@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 
 from harness import PAGE, UNMAPPED, check, in_child, outcome, raw
@@ -296,6 +297,54 @@ def personality_is_kept():
         show(before, in_child(lambda: show(hex(raw.personality(0xFFFFFFFF)))))
         places = [subprocess.run([sys.executable, "-SE", "-c", "print(open('/proc/self/maps').read().split('-')[0])"], capture_output=True).stdout for _ in range(2)]
         show(places[0] == places[1], raw.personality(0))
+
+    return in_child(child)
+
+
+@check
+def a_thread_can_have_its_own_place():
+    def place():
+        return [os.getcwd(), os.readlink("/proc/thread-self/cwd"), os.readlink("/proc/self/cwd"), os.stat(".").st_ino == os.stat(os.getcwd()).st_ino]
+
+    def in_thread(function):
+        thread = threading.Thread(target=function)
+        thread.start()
+        thread.join()
+
+    def apart():
+        os.unshare(os.CLONE_FS)
+        show("as before", place())
+        os.chdir("/usr")
+        show(oct(os.umask(0o077)))
+        in_thread(together)
+        show("moved by its own thread", place(), oct(os.umask(0o070)))
+        show(subprocess.run(["/bin/sh", "-c", "pwd -P; umask"], capture_output=True).stdout)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(os.getcwd() == os.readlink("/proc/self/cwd") == "/usr/lib")
+        show(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        show([line for line in open("/proc/thread-self/status") if line.startswith("Umask")])
+        os.unshare(os.CLONE_FS)
+        show(place())
+
+    def together():
+        show("with its maker", place(), oct(os.umask(0o007)))
+        os.chdir("lib")
+
+    def child():
+        os.chdir("/etc")
+        os.umask(0o022)
+        in_thread(apart)
+        show("where it was", place(), oct(os.umask(0o022)))
+        lock = threading.Lock()
+        lock.acquire()
+        left = threading.Thread(target=lambda: (lock.acquire(), show("left", place())))
+        left.start()
+        os.unshare(os.CLONE_FS)
+        os.chdir("/bin")
+        lock.release()
+        left.join()
+        show("gone on", place())
 
     return in_child(child)
 

@@ -11,7 +11,12 @@ use crate::{
         path::{self, Path},
         virtual_files::open_text,
     },
-    task::{process::Process, scheduler},
+    sync::IrqLock,
+    task::{
+        process::{FsContext, Process},
+        scheduler,
+        thread::Thread,
+    },
 };
 
 /// EACCES unless the running thread may look into the process.
@@ -34,7 +39,13 @@ pub enum Place {
 pub struct PlaceLink {
     pub inode: u64,
     pub process: Arc<Process>,
+    pub thread: Option<Arc<Thread>>,
     pub place: Place,
+}
+
+/// Where a thread is in the file system, or the first of a process.
+pub fn fs_of(process: &Process, thread: Option<&Arc<Thread>>) -> Arc<IrqLock<FsContext>> {
+    thread.cloned().or_else(|| process.main_thread()).map_or_else(|| process.fs(), |thread| thread.fs())
 }
 
 impl PlaceLink {
@@ -44,8 +55,8 @@ impl PlaceLink {
         }
         check_follow(&self.process)?;
         match self.place {
-            Place::WorkingDirectory => Ok(self.process.fs().lock().cwd.clone()),
-            Place::Root => Ok(self.process.fs().lock().root.clone()),
+            Place::WorkingDirectory => Ok(fs_of(&self.process, self.thread.as_ref()).lock().cwd.clone()),
+            Place::Root => Ok(fs_of(&self.process, self.thread.as_ref()).lock().root.clone()),
             Place::Executable => self.process.executable().ok_or(Errno::ENOENT),
         }
     }

@@ -254,7 +254,7 @@ impl Inode for ProcessDirectory {
         let process = self.process.clone();
         Ok(match entry {
             Entry::Text(text) => Arc::new(TextInode { inode, process, thread: self.thread.clone(), text: *text }),
-            Entry::Link(place) => Arc::new(PlaceLink { inode, process, place: *place }),
+            Entry::Link(place) => Arc::new(PlaceLink { inode, process, thread: self.thread.clone(), place: *place }),
             Entry::Descriptors { information } => {
                 Arc::new(DescriptorDirectory { inode, id: self.id(), process, information: *information })
             }

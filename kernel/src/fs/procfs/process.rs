@@ -7,7 +7,7 @@ use abi::{Errno, Result, linux};
 use hal::UserAddr;
 use klib::cpu_set::CpuSet;
 
-use super::{maps, system};
+use super::{links::fs_of, maps, system};
 use crate::{
     fs::{path::Path, sysfs, tty, virtual_files::Take},
     mm::PAGE_SIZE,
@@ -138,8 +138,8 @@ impl Text {
             Self::DetailedMaps => maps::detailed(process),
             Self::MapsSummary => maps::summary(process),
             Self::MemoryStat => maps::statm(process),
-            Self::MountInformation => Ok(system::mount_information(&root_of(process))),
-            Self::Mounts => Ok(system::mounts(&root_of(process))),
+            Self::MountInformation => Ok(system::mount_information(&root_of(process, thread))),
+            Self::Mounts => Ok(system::mounts(&root_of(process, thread))),
             Self::OomScore => Ok(format!("{}\n", oom_score(process)).into_bytes()),
             Self::OomScoreAdjustment => Ok(format!("{}\n", process.oom_adjustment()).into_bytes()),
             Self::Stat => Ok(stat(process, thread)),
@@ -183,8 +183,8 @@ impl Text {
     }
 }
 
-fn root_of(process: &Arc<Process>) -> Path {
-    process.fs().lock().root.clone()
+fn root_of(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Path {
+    fs_of(process, thread).lock().root.clone()
 }
 
 fn name(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> String {
@@ -362,7 +362,7 @@ fn status(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
     let shown = thread.cloned().or_else(|| process.main_thread());
     let id = thread.map_or(process.pid(), |thread| thread.tid());
     let (letter, word) = state(process, shown.as_ref());
-    let umask = process.fs().lock().umask;
+    let umask = fs_of(process, thread).lock().umask;
     let threads = process.threads().len();
     let mut text = String::new();
     let name = name(process, thread).replace('\\', "\\\\").replace('\n', "\\n");

@@ -100,7 +100,7 @@ pub(super) fn bind(address: &[u8], endpoint: &Arc<Endpoint>) -> Result<Arc<Name>
 }
 
 fn bind_path(path: &[u8], endpoint: &Arc<Endpoint>) -> Result<Arc<Name>> {
-    let context = scheduler::current().process().fs().lock().clone();
+    let context = scheduler::current().fs().lock().clone();
     let (directory, name, trailing_slash) = path::resolve_parent(&context.cwd, &context.root, path)?;
     if name.is_empty() || name == b"." || name == b".." {
         return Err(Errno::EADDRINUSE);
@@ -141,7 +141,7 @@ pub(super) fn find(address: &[u8]) -> Result<Arc<Endpoint>> {
         Asked::Unnamed => return Err(Errno::EINVAL),
         Asked::Abstract(name) => Key::Abstract(name.to_vec()),
         Asked::Path(path) => {
-            let context = scheduler::current().process().fs().lock().clone();
+            let context = scheduler::current().fs().lock().clone();
             let found = path::resolve(&context.cwd, &context.root, path, true)?;
             permission::check(&**found.inode(), permission::WRITE)?;
             let metadata = found.inode().metadata();
