@@ -153,6 +153,10 @@ class Session:
     def _run(self) -> None:
         routing.current.set(self)
         try:
+            # The directory and the umask are the session's own, and those of the threads that it starts.
+            os.unshare(os.CLONE_FS)
+            with contextlib.suppress(OSError):
+                os.chdir(os.path.expanduser("~"))
             self._open_streams()
             self._serve()
         except (SystemExit, KeyboardInterrupt, EOFError):

@@ -145,22 +145,37 @@ def telnet_gets_the_editor():
 
 
 def commands_at_the_prompt():
+    def ask(client, line, answer):
+        client.send(line + client.end)
+        if answer:
+            client.until(answer)
+        client.until(PROMPT)
+
     lines, editor = nc(), telnet()
     for client in (lines, editor):
-        end = client.end
-        client.ask(b"echo $((123457 * 8))" + end, b"987656")
-        client.ask(b"ls /etc | grep -c '^hosts$'" + end, b"1")
-        client.ask(b"cat 'unclosed" + end, b"unterminated")
-        client.ask(b"ls = 123457 * 8" + end, b"")
-        client.ask(b"ls -1" + end, b"987655")
-        client.ask(b"cd /nonexistent" + end, b"No such file")
-        client.ask(b"lsdev" + end, b"arm,pl011")
-        client.send(b"echo be''gun; sleep 1000" + end)
+        ask(client, b"echo $((123457 * 8))", b"987656")
+        ask(client, b"ls /etc | grep '^hosts$' | tr a-z A-Z", b"HOSTS")
+        ask(client, b"cat 'unclosed", b"unterminated")
+        ask(client, b"ls = 123457 * 8; 'assi' + 'gned'", b"assigned")
+        ask(client, b"ls -1", b"987655")
+        ask(client, b"cd /nonexistent", b"No such file")
+        ask(client, b"lsdev", b"arm,pl011")
+        client.send(b"echo be''gun; sleep 1000" + client.end)
         client.until(b"begun")
         time.sleep(0.2)
         client.send(b"\x03")
         client.until(PROMPT)
-        client.ask(b"sh.status" + end, b"-2")
+        ask(client, b"sh.status", b"-2")
+    # Each has a directory of its own, in which its threads and programs are, too.
+    ask(lines, b"cd /usr/lib && echo a'b'c", b"abc")
+    ask(editor, b"pwd | tr a-z A-Z", b"/ROOT")
+    ask(editor, b"import os, threading; os.chdir('/usr'); os.getcwd().upper()", b"/USR")
+    begin = b"t.start(); t.join(); 'e' + 'nd'"
+    ask(lines, b"import os, threading; t = threading.Thread(target=lambda: print(os.getcwd().upper()))", b"")
+    ask(lines, begin, b"/USR/LIB")
+    ask(editor, b"t = threading.Thread(target=os.chdir, args=('share',)); " + begin, b"'end'")
+    ask(editor, b"os.popen('pwd -P').read().upper()", b"/USR/SHARE")
+    ask(lines, b"pwd | tr a-z A-Z", b"/USR/LIB")
     os.makedirs("/root/bin", exist_ok=True)
     with open("/root/bin/again.py", "w") as file:
         file.write("import sys, time; print('be' + 'gun'); time.sleep(1); print(sys.argv[1] * 3)\n")
@@ -175,6 +190,7 @@ def commands_at_the_prompt():
     lines.until(b"$ ")
     lines.ask(b"cd /usr; pwd\n", b"/usr", b"$ ")
     lines.ask(b"exit 7\n", b"7")
+    lines.ask(b"pwd | tr a-z A-Z\n", b"/USR\n")
     editor.send(b"sh()\r")
     editor.until(b"$ ")
     editor.send(b"cd /usr/lib; pwd | tr a-z A-Z\r")
