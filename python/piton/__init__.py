@@ -2,7 +2,7 @@
 
 ``piton.poweroff()`` and ``piton.reboot()`` leave the machine; ``piton.log()`` is the kernel's log; ``piton.net`` shows
 the network; ``piton.devices`` shows the devices, ``piton.tree`` the device tree that they come from, and
-``piton.claim()`` takes one.
+``piton.claim()`` takes one; ``piton.load()`` and ``piton.reload()`` start drivers in Python.
 """
 
 from piton.power import poweroff, reboot
@@ -16,25 +16,30 @@ __all__ = [
     "bind",
     "claim",
     "devices",
+    "drivers",
+    "load",
     "log",
     "net",
     "poweroff",
     "reboot",
+    "reload",
     "tree",
     "unbind",
 ]
 
 #: Where objects are that are imported when they are first asked for.
 _OBJECTS = {
-    "DeviceBusy": "errors",
-    "DeviceError": "errors",
-    "Register": "registers",
-    "Registers": "registers",
-    "bind": "claim",
-    "claim": "claim",
-    "devices": "devices",
-    "tree": "tree",
-    "unbind": "claim",
+    "DeviceBusy": "hardware.errors",
+    "DeviceError": "hardware.errors",
+    "Register": "hardware.registers",
+    "Registers": "hardware.registers",
+    "bind": "hardware.claim",
+    "claim": "hardware.claim",
+    "devices": "hardware.devices",
+    "load": "drivers",
+    "reload": "drivers",
+    "tree": "hardware.tree",
+    "unbind": "hardware.claim",
 }
 
 
@@ -43,7 +48,7 @@ def __getattr__(name: str):
     import importlib
 
     if name in _OBJECTS:
-        found = getattr(importlib.import_module(f"piton.hardware.{_OBJECTS[name]}"), name)
+        found = getattr(importlib.import_module(f"piton.{_OBJECTS[name]}"), name)
         globals()[name] = found
         return found
     if name in __all__:

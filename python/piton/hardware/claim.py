@@ -1,5 +1,6 @@
 """``piton.claim``: a device in the hands of Python; ``piton.unbind`` and ``piton.bind`` for the kernel's drivers."""
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -95,6 +96,10 @@ class Claim:
         self._regions: dict[int, Registers] = {}
         self._interrupts: dict[int, Interrupt] = {}
         self._memory: list[Memory] = []
+        # A line has to be set up before its device uses it: an edge that comes earlier is lost.
+        for index in range(len(device.interrupts)):
+            with contextlib.suppress(DeviceError):
+                self.interrupt(index)
 
     @property
     def regs(self) -> Registers:
@@ -143,6 +148,11 @@ class Claim:
         self._memory.append(memory)
         return memory
 
+    @property
+    def closed(self) -> bool:
+        """Whether the device was given back."""
+        return self._descriptor.fd < 0
+
     def close(self) -> None:
         """Give the device back.
 
@@ -163,7 +173,7 @@ class Claim:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<claim of {self.path}{', closed' if self._descriptor.fd < 0 else ''}>"
+        return f"<claim of {self.path}{', closed' if self.closed else ''}>"
 
 
 def claim(device: "str | Device | Node", registers: type[Registers] = Registers, *, unbind: bool = False) -> Claim:

@@ -1,6 +1,7 @@
 """``piton.devices``: what became of every device of the device tree."""
 
 import json
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -111,7 +112,13 @@ class Devices:
     """
 
     def _read(self) -> list[Device]:
-        return [Device.from_json(item) for item in json.loads(read_control("devices"))]
+        found = [Device.from_json(item) for item in json.loads(read_control("devices"))]
+        # Drivers in Python, where any was loaded, are this interpreter's: the kernel knows who has the device.
+        running = getattr(sys.modules.get("piton.drivers"), "running", {})
+        return [
+            device._replace(driver=f"{running[device.path].name}.py") if device.path in running else device
+            for device in found
+        ]
 
     def find(self, name: str) -> list[Device]:
         """Return all devices that are called *name*."""

@@ -150,7 +150,7 @@ class Subscription:
             if getattr(error, "errno", errno.ENODEV) != errno.ENODEV:
                 raise
         except Exception:
-            print(f"{self._interrupt.device}: its interrupt's callback failed and is not called again:", file=sys.stderr)
+            print(f"{self._interrupt.device}: its interrupt's callback failed, and will not be called:", file=sys.stderr)
             sys.excepthook(*sys.exc_info())
         finally:
             with contextlib.suppress(DeviceClosed, OSError):
