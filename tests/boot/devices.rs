@@ -1,10 +1,14 @@
 //! Devices from Python.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use tests::{script::run_on, tree};
+use board::launch::Options;
+use tests::{Guest, guest, script::run_on, tree};
 
 /// What libfdt's own tool says of a node.
 fn fdtget(blob: &Path, arguments: &[&str], of: &[&str]) -> String {
@@ -81,4 +85,58 @@ fn devices_are_claimed_with_several_cpus() {
     outcome.expect_output("well\n");
     outcome.expect_output("entropy\n");
     outcome.expect_status(0);
+}
+
+/// Runs `drivers.py` on a machine with an entropy source, a port whose other end is here, and a monitor through which
+/// the power button is pressed.
+fn drive(name: &str, more: &[&str]) {
+    const SECONDS: Duration = Duration::from_secs(120);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let script = folder.path().join("drivers.py");
+    std::fs::write(&script, include_str!("drivers.py")).expect("the script can be written");
+    let port = format!("socket,path={},server=on,wait=off,id=port", path("port"));
+    let monitor = format!("unix:{},server=on,wait=off", path("monitor"));
+    let extra = ["-device", "virtio-rng-device", "-chardev", &port, "-device", "virtio-serial-device"].into_iter();
+    let extra = extra.chain(["-device", "virtconsole,chardev=port", "-monitor", &monitor]).chain(more.iter().copied());
+    let options = Options { script: Some(script), extra: extra.map(Into::into).collect(), ..Options::default() };
+    let mut guest = Guest::boot(name, options);
+
+    let mut port = connect(Path::new(&path("port")));
+    let mut monitor = connect(Path::new(&path("monitor")));
+    port.set_read_timeout(Some(SECONDS)).expect("a limit can be set");
+    let mut greeting = [0; "from the machine\n".len()];
+    port.read_exact(&mut greeting).expect("the port's other end writes");
+    assert_eq!(&greeting, b"from the machine\n");
+    port.write_all(b"from the host\n").expect("the port takes bytes");
+    let mut bytes = vec![0; 256 * 200];
+    port.read_exact(&mut bytes).expect("the port's other end writes");
+    assert!(bytes.iter().enumerate().all(|(at, byte)| usize::from(*byte) == at % 256), "bytes are changed");
+    for press in ["press 1\n", "press 2\n"] {
+        guest.wait_for(press, SECONDS);
+        monitor.write_all(b"system_powerdown\n").expect("the monitor listens");
+    }
+    guest.wait_for("well\n", SECONDS);
+}
+
+/// Connects to a socket that QEMU makes when it starts.
+fn connect(path: &Path) -> UnixStream {
+    let end = Instant::now() + guest::ANSWER;
+    loop {
+        match UnixStream::connect(path) {
+            Ok(stream) => return stream,
+            Err(error) if Instant::now() > end => panic!("{}: {error}", path.display()),
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+#[test]
+fn drivers_in_python_drive_their_devices() {
+    drive("drivers_in_python", &[]);
+}
+
+#[test]
+fn drivers_in_python_drive_devices_that_are_no_legacy() {
+    drive("drivers_in_python_modern", &["-global", "virtio-mmio.force-legacy=false"]);
 }
