@@ -174,6 +174,7 @@ class Words(Shell):
         self.assertEqual(offers("ls > da", "da"), ["data "])
         self.assertEqual(offers("./ot", "ot"), ["other "])
         self.assertEqual(offers("ls nonexistent/", ""), [])
+        self.assertEqual(offers("ls a\0/", ""), [])
         for line in ("o", "x o", "import o", "x = o", "nonexistent o"):
             self.assertIsNone(offers(line, "o"), line)
         self.assertEqual(completion.of_commands("othe", "othe"), ["other"])
@@ -224,6 +225,13 @@ class Start(Shell):
             self.assertEqual(sh("own a | tr a-z A-Z > out"), 0)
         self.assertEqual((self.folder / "out").read_text(), "OWN|A\n")
 
+    def test_what_cannot_be_started_is_an_error_at_the_prompt(self) -> None:
+        from piton.repl.evaluate import Console
+
+        more, _, err = self.say(Console({}).push, "true " + 300_000 * "x")
+        self.assertFalse(more)
+        self.assertIn("OSError: [Errno 7]", err)
+
     def test_directory(self) -> None:
         (self.folder / "in").mkdir()
         self.assertEqual(sh("cd in && true"), 0)
@@ -231,7 +239,8 @@ class Start(Shell):
         self.assertEqual(sh("(cd ..) ; true"), 0)
         self.assertEqual(os.getcwd(), f"{self.folder}/in")
         self.assertEqual(shell.state().previous, str(self.folder))
-        self.assertNotEqual(sh("cd .. ; ("), 0)
+        self.assertNotEqual(sh("exec 2> /dev/null; cd .. ; false"), 0)
+        self.assertEqual(os.getcwd(), str(self.folder))
 
     def test_overview_has_the_user_s_own(self) -> None:
         self.write("broken.py", "'")

@@ -14,7 +14,12 @@ class Commands:
     """Takes the lines that are commands (``piton.shell``) and leaves Python the others: for one of CPython's consoles."""
 
     def push(self, line, *arguments, **settings):
-        if not self.buffer and shell.take(line, self.locals):
+        try:
+            if not self.buffer and shell.take(line, self.locals):
+                return False
+        except Exception:
+            # It could not be started, for want of memory or because it is too long: no reason to end the session.
+            self.showtraceback()
             return False
         return super().push(line, *arguments, **settings)
 

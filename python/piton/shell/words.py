@@ -83,12 +83,12 @@ def complete(word: str) -> list[str]:
     head, slash, begin = (re.sub(r"\\(.)", r"\1", piece) for piece in word.rpartition("/"))
     try:
         entries = sorted(os.scandir(os.path.expanduser(head + slash) or "."), key=lambda entry: entry.name)
-    except OSError:
-        return []
+    except (OSError, ValueError):
+        return []  # Not to be read, or no name of a file.
     matches = [entry for entry in entries if entry.name.startswith(begin) and (begin or entry.name[0] != ".")]
     alone = len(matches) == 1
     written = word[: word.rfind("/") + 1]
     return [
-        written + _SPECIAL.sub(r"\\\1", entry.name) + ("/" if entry.is_dir() else " " if alone else "")
+        written + _SPECIAL.sub(r"\\\1", entry.name) + ("/" if os.path.isdir(entry) else " " if alone else "")
         for entry in matches
     ]

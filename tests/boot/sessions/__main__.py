@@ -186,6 +186,7 @@ def commands_at_the_prompt():
     lines.until(b"ababab")
     lines.until(PROMPT)
     editor.until(PROMPT)
+    ask(lines, b"true " + 200_000 * b"x", b"Argument list too long")
     lines.send(b"sh()\n")
     lines.until(b"$ ")
     lines.ask(b"cd /usr; pwd\n", b"/usr", b"$ ")
