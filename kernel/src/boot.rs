@@ -11,7 +11,7 @@ use hal::{Arch as _, PhysAddr};
 
 use crate::{
     arch::{Arch, BootInfo},
-    command_line, console, device, fs, image, log_buffer,
+    command_line, console, device, fs, image, inspect, log_buffer,
     mm::{frames, kernel_space},
     net, panic, power, rng, smp,
     sync::Once,
@@ -136,6 +136,7 @@ fn read_tree(info: &BootInfo) -> Result<(&'static Tree<'static>, core::ops::Rang
 
 /// The kernel's own files in /sys/kernel/piton.
 fn add_control_files() {
+    inspect::add_files();
     let directory = fs::sysfs::piton_directory();
     directory.add_text("log", log_buffer::text);
     directory.add_control("power", Vec::new, power::command);

@@ -68,3 +68,9 @@ fn symbols() -> Option<Symbols<'static>> {
 pub fn symbol(address: usize) -> Option<(Name<'static>, u32)> {
     symbols()?.find(u32::try_from(address.checked_sub(Arch::IMAGE_BASE)?).ok()?)
 }
+
+/// Calls `visit` with the address and name of each function of the kernel, ascending.
+pub fn visit_symbols(visit: &mut dyn FnMut(usize, Name<'static>) -> core::fmt::Result) -> core::fmt::Result {
+    let mut all = symbols().into_iter().flat_map(Symbols::iter);
+    all.try_for_each(|(offset, name)| visit(Arch::IMAGE_BASE + offset as usize, name))
+}

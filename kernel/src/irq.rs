@@ -10,6 +10,10 @@ use hal::{Arch as _, Cause, Irq, IrqChip, IrqHandler, IrqSpecifier, MAX_CPUS, Pr
 
 use crate::{
     arch::Arch,
+    inspect::{
+        histogram::Histogram,
+        trace::{self, Event},
+    },
     smp,
     sync::{IrqLock, Once},
     task::scheduler,
@@ -23,6 +27,8 @@ struct Line {
     name: String,
     handler: Arc<dyn IrqHandler>,
     counts: Counts,
+    /// How long its handler took.
+    times: Histogram,
 }
 
 struct Controller {
@@ -99,7 +105,12 @@ pub fn request(name: &str, specifier: &IrqSpecifier, handler: Arc<dyn IrqHandler
     let mut is_new = false;
     line.call_once(|| {
         is_new = true;
-        Box::new(Line { name: name.into(), handler, counts: [const { AtomicU64::new(0) }; MAX_CPUS] })
+        Box::new(Line {
+            name: name.into(),
+            handler,
+            counts: [const { AtomicU64::new(0) }; MAX_CPUS],
+            times: Histogram::new(),
+        })
     });
     if !is_new {
         return Err(hal::PlatformError::Busy.into());
@@ -166,7 +177,11 @@ pub fn handle() {
                 match controller.lines.get(number as usize).and_then(Once::get) {
                     Some(line) => {
                         count(&line.counts);
+                        trace::record(Event::InterruptBegins, number.into(), 0);
+                        let begun = time::monotonic_ns();
                         line.handler.handle_irq();
+                        line.times.add(time::monotonic_ns().saturating_sub(begun));
+                        trace::record(Event::InterruptEnds, number.into(), 0);
                     }
                     None => log::warn!("interrupt {number} has no handler"),
                 }
@@ -201,4 +216,13 @@ pub fn statistics() -> Vec<Statistics> {
         name: (*name).into(),
     });
     lines.chain(ipis).collect()
+}
+
+/// Calls `visit` with the number of each connected interrupt and how long its handler took.
+pub fn visit_times(visit: &mut dyn FnMut(usize, &Histogram)) {
+    for (number, line) in CONTROLLER.get().into_iter().flat_map(|controller| controller.lines.iter().enumerate()) {
+        if let Some(line) = line.get() {
+            visit(number, &line.times);
+        }
+    }
 }

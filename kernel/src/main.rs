@@ -15,6 +15,7 @@ mod console;
 mod device;
 mod fs;
 mod image;
+mod inspect;
 mod irq;
 #[cfg(debug_assertions)]
 mod lock_order;

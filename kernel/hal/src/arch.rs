@@ -369,6 +369,11 @@ pub trait Arch: 'static {
     /// Stops this CPU for good.
     fn halt() -> !;
 
+    /// Calls `visit` with the name and value of each of the calling CPU's system registers that can be read without
+    /// side effects.
+    fn visit_registers(visit: &mut dyn FnMut(&'static str, u64));
+    /// The frame pointer that [`switch`](Self::switch) saved, of a thread that does not run.
+    fn frame_pointer(context: &Self::Context) -> usize;
     /// Return addresses from `frame_pointer` outwards, innermost first, until `visit` returns false.
     fn backtrace(frame_pointer: Option<usize>, visit: &mut dyn FnMut(usize) -> bool);
 }

@@ -48,6 +48,12 @@ impl<'a> Symbols<'a> {
         Some((self.name(number)?, offset - start))
     }
 
+    /// Every function's distance from the start of the image, and its name.
+    pub fn iter(self) -> impl Iterator<Item = (u32, Name<'a>)> {
+        let entry = move |number| Some((self.word(self.offsets()? + 4 * number)?, self.name(number)?));
+        (0..self.count().unwrap_or(0)).map_while(entry)
+    }
+
     fn count(self) -> Option<usize> {
         let count = self.word(0)? as usize;
         // So that no sum below can overflow.
@@ -138,6 +144,8 @@ mod tests {
         assert_eq!(find(&table, 0x20), Some(("ab".into(), 0)));
         assert_eq!(find(&table, 0x154), Some(("ab".into(), 4)));
         assert_eq!(find(&table, u32::MAX), Some(("ab".into(), u32::MAX - 0x150)));
+        let all: Vec<(u32, String)> = Symbols::new(&table).iter().map(|(at, name)| (at, name.to_string())).collect();
+        assert_eq!((all.len(), &all[0], &all[20]), (21, &(0x10, "start".into()), &(0x150, "ab".into())));
     }
 
     #[test]

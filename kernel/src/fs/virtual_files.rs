@@ -109,6 +109,21 @@ impl VirtualDirectory {
         self.add(name, TextFile::new(self.fs, 0o644, Make::Text(Box::new(make)), Some(Box::new(take))));
     }
 
+    /// Adds a file for its owner alone, whose bytes `make` produces when it is read.
+    pub fn add_secret(&self, name: &str, make: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static) {
+        self.add(name, TextFile::new(self.fs, 0o400, Make::Bytes(Box::new(make)), None));
+    }
+
+    /// Adds one that also takes writes, each write call whole.
+    pub fn add_secret_control(
+        &self,
+        name: &str,
+        make: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static,
+        take: impl Fn(&[u8]) -> Result<()> + Send + Sync + 'static,
+    ) {
+        self.add(name, TextFile::new(self.fs, 0o600, Make::Bytes(Box::new(make)), Some(Box::new(take))));
+    }
+
     /// Adds a symbolic link with a fixed target.
     pub fn add_link(&self, name: &str, target: &str) {
         self.add(name, VirtualLink::new(self.fs, target.as_bytes().to_owned()));
@@ -159,7 +174,9 @@ impl Write for Listing {
 pub enum Make {
     /// Gives a text.
     Text(Box<dyn Fn() -> Vec<u8> + Send + Sync>),
-    /// Writes one.
+    /// Gives bytes, where it can.
+    Bytes(Box<dyn Fn() -> Result<Vec<u8>> + Send + Sync>),
+    /// Writes a text.
     Listing(Box<dyn Fn(&mut Listing) -> fmt::Result + Send + Sync>),
 }
 
@@ -167,6 +184,7 @@ impl Make {
     fn make(&self) -> Result<Vec<u8>> {
         match self {
             Self::Text(make) => Ok(make()),
+            Self::Bytes(make) => make(),
             Self::Listing(write) => {
                 let mut listing = Listing(String::new());
                 write(&mut listing).map_err(|_| Errno::ENOMEM)?;

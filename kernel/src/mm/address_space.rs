@@ -200,6 +200,11 @@ impl AddressSpace {
         Arch::flush_user_space(self.number_to_flush());
     }
 
+    /// The physical address of its root page table.
+    pub const fn root(&self) -> PhysAddr {
+        self.root
+    }
+
     /// What membarrier(2) was registered for, as bits of its commands.
     pub fn barriers(&self) -> u32 {
         self.barriers.load(Ordering::SeqCst)

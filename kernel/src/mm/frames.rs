@@ -34,6 +34,8 @@ struct Frames {
 static FRAMES: Once<Frames> = Once::new();
 /// Frames free, as of the last change.
 static FREE: AtomicUsize = AtomicUsize::new(usize::MAX);
+/// Frames in use by the kernel itself.
+static KERNEL: AtomicUsize = AtomicUsize::new(0);
 static ALLOCATOR: IrqLock<Option<FrameAllocator<'static>>> = IrqLock::new(None);
 
 /// Where the byte at a physical address is in the kernel's linear mapping.
@@ -70,13 +72,17 @@ pub struct Stats {
     pub total: usize,
     /// Pages free now.
     pub free: usize,
+    /// Pages that the kernel itself uses: its heap and stacks, and page tables.
+    pub kernel: usize,
 }
 
 /// How much memory there is.
 pub fn stats() -> Stats {
     match ALLOCATOR.lock().as_ref() {
-        Some(allocator) => Stats { total: allocator.total(), free: allocator.free_frames() },
-        None => Stats { total: 0, free: 0 },
+        Some(allocator) => {
+            Stats { total: allocator.total(), free: allocator.free_frames(), kernel: KERNEL.load(Ordering::Relaxed) }
+        }
+        None => Stats { total: 0, free: 0, kernel: 0 },
     }
 }
 
@@ -111,6 +117,7 @@ pub fn alloc_kernel(order: u8) -> Option<PhysAddr> {
         note_free(allocator);
         index
     };
+    KERNEL.fetch_add(1 << order, Ordering::Relaxed);
     Some(PhysAddr::new(frames.base + (u64::from(index) << PAGE_SHIFT)))
 }
 
@@ -136,6 +143,11 @@ pub fn alloc_block(order: u8) -> Option<Vec<FrameRef>> {
 
 /// Gives back what [`alloc_kernel`] gave.
 pub fn free_kernel(address: PhysAddr, order: u8) {
+    KERNEL.fetch_sub(1 << order, Ordering::Relaxed);
+    free(address, order);
+}
+
+fn free(address: PhysAddr, order: u8) {
     let Some(frames) = FRAMES.get() else { return };
     let index = (address.get() - frames.base) >> PAGE_SHIFT;
     if let Some(word) = frames.executable.get(index as usize / 32) {
@@ -173,7 +185,7 @@ pub fn make_executable(address: PhysAddr) {
 
 /// The kernel wrote to the frame: instruction fetches may see what was there before. To be said after the write: whoever
 /// maps the frame for execution meanwhile may have made visible what was there by then.
-fn content_changed(address: PhysAddr) {
+pub fn content_changed(address: PhysAddr) {
     let Some(frames) = FRAMES.get() else { return };
     let index = address.get().wrapping_sub(frames.base) >> PAGE_SHIFT;
     if let Some(word) = frames.executable.get(index as usize / 32)
@@ -305,7 +317,7 @@ impl Clone for FrameRef {
 impl Drop for FrameRef {
     fn drop(&mut self) {
         if self.metadata().is_some_and(|frame| !frame.is_reserved() && frame.dec_ref()) {
-            free_kernel(self.0, 0);
+            free(self.0, 0);
         }
     }
 }

@@ -441,6 +441,17 @@ pub fn unmap_uncached(address: NonNull<u8>, pages: usize) {
     Arch::flush_kernel_range(range);
 }
 
+/// Whether a physical address is memory that is mapped linearly, and may be written to there if `writing`.
+pub fn is_memory(address: PhysAddr, writing: bool) -> bool {
+    let linear =
+        (Arch::LINEAR_BASE as u64).checked_add(address.get()).filter(|linear| *linear < Arch::IMAGE_BASE as u64);
+    let _guard = TABLE.lock();
+    let leaf = linear.and_then(|linear| kernel_table().lookup(&Tables, linear));
+    leaf.is_some_and(|(at, _, flags)| {
+        at == address.get() && !flags.contains(PageFlags::DEVICE) && (!writing || flags.contains(PageFlags::WRITE))
+    })
+}
+
 /// Whether an address is in the kernel's code.
 pub fn is_kernel_text(address: usize) -> bool {
     ((&raw const __image_start).addr()..(&raw const __rodata_end).addr()).contains(&address)

@@ -43,6 +43,7 @@ use hal::{Arch as _, TrapFrame as _, UserAddr};
 use crate::{
     arch::{Arch, TrapFrame},
     fs::OpenFile,
+    inspect::trace::{self, Event},
     mm::{frames, reclaim, user},
     task::{deferred, oom, process::Process, scheduler, thread::Thread},
 };
@@ -120,6 +121,7 @@ pub fn dispatch(frame: &mut TrapFrame) {
         oom::relieve();
     }
     thread.enter_syscall(arguments[0]);
+    trace::record(Event::CallBegins, number as u64, arguments[0]);
     let result = handler(&mut Call { frame, thread: &thread, arguments });
     deferred::run_pending();
     if !matches!(result, Err(Errno::EINTR | Errno::RESTART | Errno::RESTART_ALWAYS)) {
@@ -134,6 +136,7 @@ pub fn dispatch(frame: &mut TrapFrame) {
         Err(Errno::RESTART_ALWAYS) => frame.restart_syscall(arguments[0]),
         Err(error) => frame.set_return(error.as_return()),
     }
+    trace::record(Event::CallEnds, number as u64, result.unwrap_or_else(Errno::as_return));
 }
 
 fn unknown(number: usize, thread: &Thread) {

@@ -25,9 +25,24 @@ const fn build(calls: &[(u32, Handler)]) -> [Option<Handler>; NR_CALLS] {
     table
 }
 
-/// The handler of each call, by number.
+/// Makes the table, and what shows it.
+macro_rules! calls {
+    ($((linux::$number:ident, $handler:path),)*) => {
+        /// The handler of each call, by number.
+        pub static HANDLERS: [Option<Handler>; NR_CALLS] = build(&[$((linux::$number, $handler),)*]);
+
+        /// The number and name of each call.
+        pub fn names() -> impl Iterator<Item = (u32, &'static str)> {
+            static NUMBERS: [u32; [$(linux::$number),*].len()] = [$(linux::$number),*];
+            // One text takes a third of what as many references would.
+            let names = concat!($(stringify!($number), " "),*).split_ascii_whitespace();
+            NUMBERS.into_iter().zip(names.map(|name| name.trim_start_matches("__NR_")))
+        }
+    };
+}
+
 #[rustfmt::skip]
-pub static HANDLERS: [Option<Handler>; NR_CALLS] = build(&[
+calls! {
     // file
     (linux::__NR_fstat, file::sys_fstat),
     (linux::__NR_fstatfs, file::sys_fstatfs),
@@ -297,4 +312,4 @@ pub static HANDLERS: [Option<Handler>; NR_CALLS] = build(&[
     (linux::__NR_inotify_add_watch, watch::sys_inotify_add_watch),
     (linux::__NR_inotify_init1, watch::sys_inotify_init1),
     (linux::__NR_inotify_rm_watch, watch::sys_inotify_rm_watch),
-]);
+}

@@ -28,6 +28,7 @@ use core::{
     sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
+use abi::{Errno, Result};
 use hal::{Arch as _, MAX_CPUS};
 use klib::{
     cpu_set::{self, CpuSet},
@@ -40,6 +41,7 @@ use super::{
 };
 use crate::{
     arch::Arch,
+    inspect::trace::{self, Event},
     irq::{self, Ipi},
     mm::address_space::AddressSpace,
     smp,
@@ -391,6 +393,25 @@ pub fn cpu_time_ns(thread: &Thread) -> u64 {
     counted + time::monotonic_ns().saturating_sub(home.switched_ns.load(Ordering::Relaxed))
 }
 
+/// Where in the kernel a thread waits, from the innermost function on: the addresses that its functions return to.
+/// Empty for one that runs or is about to. ENOMEM.
+pub fn stack_of(thread: &Thread) -> Result<Vec<usize>> {
+    /// Functions that are told of.
+    const MOST: usize = 64;
+    let mut addresses = Vec::new();
+    addresses.try_reserve_exact(MOST).map_err(|_| Errno::ENOMEM)?;
+    let (home, _queue) = lock_home(thread);
+    if thread.run_state() == RunState::Blocked && !thread.is_being_run() && !home.runs(thread) {
+        // SAFETY: its registers are saved, and it does not go on while its home's queue is locked.
+        let pointer = Arch::frame_pointer(unsafe { &*thread.context() });
+        Arch::backtrace(Some(pointer), &mut |address| {
+            addresses.push(address);
+            addresses.len() < MOST
+        });
+    }
+    Ok(addresses)
+}
+
 /// CPUs that use an address space now. One that takes it up later executes a full barrier after it has.
 pub fn users_of(memory: &Arc<AddressSpace>) -> CpuSet {
     let address = Arc::as_ptr(memory).addr();
@@ -632,6 +653,7 @@ fn switch_away(yielding: bool) {
     // that `pick` put into `current`. Interrupts are masked; `to` is saved and runs nowhere.
     unsafe {
         cpu.switches.fetch_add(1, Ordering::Relaxed);
+        trace::record(Event::Switch, (*to).tid() as u64, 0);
         cpu.switch_memory(&*from, &*to);
         Arch::switch((*from).context(), (*to).context());
     }

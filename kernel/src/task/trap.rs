@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     arch::{Arch, TrapFrame},
+    inspect::trace::{self, Event},
     irq,
     mm::{self, address_space::AddressSpace},
     panic, syscall,
@@ -58,6 +59,7 @@ impl TrapHandler<Arch> for Handler {
     fn user_fault(&self, frame: &mut TrapFrame, address: UserAddr, access: FaultAccess) {
         let thread = scheduler::current();
         thread.measure_kernel_time();
+        trace::record(Event::Fault, address.get(), 0);
         // The signal tells the tag, too, where its handler asks for it.
         let meant = Arch::untagged(address);
         let result = match thread.memory() {

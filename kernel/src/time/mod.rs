@@ -19,6 +19,7 @@ pub use steering::{LATEST_S, adjust, set_realtime_ns, wall_clock_queue};
 
 use crate::{
     arch::Arch,
+    inspect::histogram::Histogram,
     irq::{self, Ipi},
     smp,
     sync::IrqLock,
@@ -33,6 +34,8 @@ static TIMERS: [IrqLock<Timers>; MAX_CPUS] =
     [const { IrqLock::new(Timers { queue: BTreeMap::new(), next_id: 0 }) }; MAX_CPUS];
 /// The deadline each CPU's hardware was given, in nanoseconds; `u64::MAX`: none. Each CPU uses its own only.
 static PROGRAMMED: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(u64::MAX) }; MAX_CPUS];
+/// How much later than asked timers went off.
+static LATENESS: Histogram = Histogram::new();
 
 struct Timers {
     queue: BTreeMap<(u64, u64), TimerAction>,
@@ -129,6 +132,7 @@ pub fn interrupt() {
             let mut timers = TIMERS[cpu].lock();
             match timers.queue.first_key_value() {
                 Some((key, _)) if key.0 <= now => {
+                    LATENESS.add(now - key.0);
                     // Taken out before it runs, so that a callback may start the next one.
                     timers.queue.pop_first()
                 }
@@ -146,4 +150,9 @@ pub fn interrupt() {
     if let Some(next) = next {
         program(next);
     }
+}
+
+/// How much later than asked timers went off.
+pub fn lateness() -> &'static Histogram {
+    &LATENESS
 }

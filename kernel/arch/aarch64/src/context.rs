@@ -35,6 +35,11 @@ unsafe extern "C" {
 }
 
 impl Context {
+    /// x29 as it was when the thread left the CPU.
+    pub(crate) const fn frame_pointer(&self) -> usize {
+        self.kernel.x19_x30[10] as usize
+    }
+
     /// A context that starts at `entry(argument)`.
     pub(crate) fn new(stack_top: VirtAddr, entry: extern "C" fn(usize) -> !, argument: usize) -> Self {
         let mut x19_x30 = [0; 12];

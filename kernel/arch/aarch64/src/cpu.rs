@@ -5,7 +5,7 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use aarch64_cpu::registers::{CNTFRQ_EL0, ID_AA64ISAR0_EL1, ID_AA64ISAR1_EL1, ID_AA64PFR0_EL1};
+use aarch64_cpu::registers::{CNTFRQ_EL0, ID_AA64DFR0_EL1, ID_AA64ISAR0_EL1, ID_AA64ISAR1_EL1, ID_AA64PFR0_EL1};
 use tock_registers::interfaces::Readable;
 
 /// The affinity fields of MPIDR_EL1 (Arm ARM D24.2.118): a CPU's number.
@@ -95,4 +95,34 @@ pub(crate) fn describe(identity: u64, out: &mut dyn Write) -> fmt::Result {
     writeln!(out, "\nCPU implementer\t: {:#04x}\nCPU architecture: 8", field(24, 8))?;
     writeln!(out, "CPU variant\t: {:#x}\nCPU part\t: {:#05x}", field(20, 4), field(4, 12))?;
     writeln!(out, "CPU revision\t: {}", field(0, 4))
+}
+
+/// Calls `visit` with the name and value of each system register that EL1 may read on every CPU, and of the performance
+/// counters' where there are any (Arm ARM D24.2). The counters of time are left to who may be trapped.
+pub(crate) fn visit_registers(visit: &mut dyn FnMut(&'static str, u64)) {
+    macro_rules! registers {
+        ($($name:literal)*) => {$({
+            let value: u64;
+            // SAFETY: reads a register without side effects.
+            unsafe {
+                core::arch::asm!(
+                    concat!("mrs {}, ", $name), out(reg) value, options(nomem, nostack, preserves_flags)
+                );
+            }
+            visit($name, value);
+        })*};
+    }
+    registers!(
+        "midr_el1" "mpidr_el1" "revidr_el1" "currentel" "daif" "sctlr_el1" "cpacr_el1" "tcr_el1"
+        "ttbr0_el1" "ttbr1_el1" "mair_el1" "amair_el1" "vbar_el1" "contextidr_el1" "tpidr_el1" "tpidr_el0"
+        "tpidrro_el0" "sp_el0" "elr_el1" "spsr_el1" "esr_el1" "far_el1" "par_el1" "isr_el1" "cntfrq_el0" "cntkctl_el1"
+        "cntvct_el0" "cntv_ctl_el0" "cntv_cval_el0" "ctr_el0" "dczid_el0" "clidr_el1" "csselr_el1" "ccsidr_el1"
+        "mdscr_el1" "id_aa64pfr0_el1" "id_aa64pfr1_el1" "id_aa64dfr0_el1" "id_aa64dfr1_el1"
+        "id_aa64isar0_el1" "id_aa64isar1_el1" "id_aa64mmfr0_el1" "id_aa64mmfr1_el1" "id_aa64mmfr2_el1"
+    );
+    // PMUVer: 0 and 15 mean that there are no counters of the architecture's.
+    let debug = ID_AA64DFR0_EL1.get();
+    if !matches!(debug >> 8 & 0xf, 0 | 0xf) {
+        registers!("pmcr_el0" "pmcntenset_el0" "pmccntr_el0" "pmceid0_el0" "pmceid1_el0" "pmuserenr_el0");
+    }
 }

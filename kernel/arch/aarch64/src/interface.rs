@@ -213,6 +213,12 @@ impl Arch for Aarch64 {
         power::halt()
     }
 
+    fn visit_registers(visit: &mut dyn FnMut(&'static str, u64)) {
+        cpu::visit_registers(visit);
+    }
+    fn frame_pointer(context: &Context) -> usize {
+        context.frame_pointer()
+    }
     fn backtrace(frame_pointer: Option<usize>, visit: &mut dyn FnMut(usize) -> bool) {
         /// A kernel stack's size; records outside the first one's stack are not followed.
         const STACK_SIZE: usize = 32 << 10;

@@ -175,7 +175,7 @@ enum Entry {
 }
 
 /// The entries. Directories of threads lack the last one.
-static ENTRIES_OF_PROCESS: [(&str, Entry); 33] = [
+static ENTRIES_OF_PROCESS: [(&str, Entry); 34] = [
     ("auxv", Entry::Text(Text::AuxiliaryVector)),
     ("cgroup", Entry::Text(Text::ControlGroup)),
     ("cmdline", Entry::Text(Text::CommandLine)),
@@ -202,6 +202,7 @@ static ENTRIES_OF_PROCESS: [(&str, Entry); 33] = [
     ("setgroups", Entry::Text(Text::GroupsRule)),
     ("smaps", Entry::Text(Text::DetailedMaps)),
     ("smaps_rollup", Entry::Text(Text::MapsSummary)),
+    ("stack", Entry::Text(Text::KernelStack)),
     ("stat", Entry::Text(Text::Stat)),
     ("statm", Entry::Text(Text::MemoryStat)),
     ("status", Entry::Text(Text::Status)),

@@ -10,6 +10,7 @@ use klib::cpu_set::CpuSet;
 use super::{links::fs_of, maps, system};
 use crate::{
     fs::{path::Path, sysfs, tty, virtual_files::Take},
+    image,
     mm::PAGE_SIZE,
     smp,
     task::{
@@ -68,6 +69,8 @@ pub enum Text {
     Status,
     /// wchan.
     WaitChannel,
+    /// stack.
+    KernelStack,
     /// uid_map and gid_map.
     IdMap,
     /// setgroups.
@@ -90,7 +93,9 @@ impl Text {
     pub const fn permissions(self) -> u32 {
         match self {
             Self::Name | Self::OomScoreAdjustment => 0o644,
-            Self::AuxiliaryVector | Self::Environment | Self::Transfers | Self::Personality => 0o400,
+            Self::AuxiliaryVector | Self::Environment | Self::Transfers | Self::Personality | Self::KernelStack => {
+                0o400
+            }
             _ => 0o444,
         }
     }
@@ -106,6 +111,8 @@ impl Text {
                 | Self::DetailedMaps
                 | Self::MapsSummary
                 | Self::Personality
+                | Self::KernelStack
+                | Self::WaitChannel
         )
     }
 
@@ -144,7 +151,8 @@ impl Text {
             Self::OomScoreAdjustment => Ok(format!("{}\n", process.oom_adjustment()).into_bytes()),
             Self::Stat => Ok(stat(process, thread)),
             Self::Status => Ok(status(process, thread)),
-            Self::WaitChannel => Ok(b"0".to_vec()),
+            Self::WaitChannel => wait_channel(process, thread),
+            Self::KernelStack => kernel_stack(process, thread),
             // There are no user namespaces but the first, and no audit.
             Self::IdMap => Ok(b"         0          0 4294967295\n".to_vec()),
             Self::GroupsRule => Ok(b"allow\n".to_vec()),
@@ -467,4 +475,32 @@ fn status(process: &Arc<Process>, thread: Option<&Arc<Thread>>) -> Vec<u8> {
 /// Slots of the descriptor table: what is in use, rounded up as Linux does.
 fn fd_size(process: &Arc<Process>) -> usize {
     process.files().end().next_multiple_of(64).max(64)
+}
+
+/// Where in the kernel a thread waits, from the innermost function on; empty where it does not.
+fn places(process: &Process, thread: Option<&Arc<Thread>>) -> Result<Vec<usize>> {
+    let thread = thread.cloned().or_else(|| process.main_thread());
+    thread.map_or_else(|| Ok(Vec::new()), |thread| scheduler::stack_of(&thread))
+}
+
+/// The functions a thread waits in, a line for each (proc(5)).
+fn kernel_stack(process: &Process, thread: Option<&Arc<Thread>>) -> Result<Vec<u8>> {
+    let mut text = String::new();
+    for address in places(process, thread)? {
+        // What it returns to may be the next function already.
+        let _ = match image::symbol(address.wrapping_sub(1)) {
+            Some((name, offset)) => writeln!(text, "[<0>] {name}+{:#x}", offset + 1),
+            None => writeln!(text, "[<0>] {address:#x}"),
+        };
+    }
+    Ok(text.into_bytes())
+}
+
+/// What a thread waits for: the innermost function that is not about waiting as such; `0` where it does not wait.
+fn wait_channel(process: &Process, thread: Option<&Arc<Thread>>) -> Result<Vec<u8>> {
+    const WAITING: [&str; 3] = ["kernel::task::scheduler::", "kernel::task::wait::", "kernel::time::"];
+    let names = places(process, thread)?.into_iter().filter_map(|address| image::symbol(address.wrapping_sub(1)));
+    let mut names = names.map(|(name, _)| format!("{name}"));
+    let name = names.find(|name| !WAITING.iter().any(|part| name.contains(part)));
+    Ok(name.unwrap_or_else(|| "0".into()).into_bytes())
 }

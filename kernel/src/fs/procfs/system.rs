@@ -6,7 +6,7 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use abi::{Errno, Result};
+use abi::{Errno, Result, linux};
 use hal::{Arch as _, PowerAction};
 use klib::load_average::FRACTION_BITS;
 
@@ -20,9 +20,9 @@ use crate::{
         path::Path,
         permission,
         tty::devpts,
-        virtual_files::{VirtualDirectory, VirtualFs, VirtualLink},
+        virtual_files::{Listing, VirtualDirectory, VirtualFs, VirtualLink},
     },
-    irq, log_buffer,
+    image, irq, log_buffer,
     mm::{PAGE_SIZE, frames, reclaim, stack::STACK_SIZE},
     net, panic, power, rng, smp,
     sync::Once,
@@ -63,6 +63,7 @@ pub fn entries(fs: VirtualFs) -> Arc<VirtualDirectory> {
     root.add_text("devices", devices);
     root.add_text("filesystems", filesystems);
     root.add_text("interrupts", interrupts);
+    root.add_listing("kallsyms", symbols);
     root.add_text("loadavg", loadavg);
     root.add_listing("locks", locks::list);
     root.add_text("meminfo", meminfo);
@@ -296,7 +297,9 @@ fn meminfo() -> Vec<u8> {
     let shared = kib(crate::fs::tmpfs::pages_used());
     let idle = kib(reclaim::idle_pages());
     let spaces = process::all().into_iter().filter_map(|process| process.memory());
-    let tables: u64 = spaces.map(|memory| memory.table_pages()).sum();
+    let tables = kib(spaces.map(|memory| memory.table_pages()).sum::<u64>() as usize);
+    let stacks = process::nr_threads() * STACK_SIZE / 1024;
+    let heap = kib(stats.kernel).saturating_sub(tables + stacks);
     let mut text = String::new();
     for (name, value) in [
         ("MemTotal", kib(stats.total)),
@@ -312,17 +315,27 @@ fn meminfo() -> Vec<u8> {
         ("Dirty", 0),
         ("Writeback", 0),
         ("Shmem", shared),
-        ("Slab", 0),
+        ("Slab", heap),
         ("SReclaimable", 0),
-        ("SUnreclaim", 0),
-        ("KernelStack", process::nr_threads() * STACK_SIZE / 1024),
-        ("PageTables", kib(tables as usize)),
+        ("SUnreclaim", heap),
+        ("KernelStack", stacks),
+        ("PageTables", tables),
         ("CommitLimit", kib(stats.total)),
         ("Committed_AS", kib(stats.total - stats.free)),
     ] {
         let _ = writeln!(text, "{:<15} {value:>8} kB", format!("{name}:"));
     }
     text.into_bytes()
+}
+
+/// The kernel's functions, a line `ADDRESS t NAME` for each. Addresses are for those who administer the machine, as with
+/// Linux's kptr_restrict.
+fn symbols(out: &mut Listing) -> core::fmt::Result {
+    let may_see = identity::require(linux::CAP_SYSLOG).is_ok();
+    image::visit_symbols(&mut |address, name| {
+        let address = if may_see { address } else { 0 };
+        writeln!(out, "{address:016x} t {name}")
+    })
 }
 
 /// What each running CPU did with its time.
