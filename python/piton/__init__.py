@@ -1,8 +1,9 @@
 """Piton: the machine from Python.
 
 ``piton.poweroff()`` and ``piton.reboot()`` leave the machine; ``piton.log()`` is the kernel's log; ``piton.net`` shows
-the network; ``piton.devices`` shows the devices, ``piton.tree`` the device tree that they come from, and
-``piton.claim()`` takes one; ``piton.load()`` and ``piton.reload()`` start drivers in Python.
+the network; ``piton.kernel`` shows what the kernel does, ``piton.cpu`` the processors; ``piton.devices`` shows the
+devices, ``piton.tree`` the device tree that they come from, and ``piton.claim()`` takes one; ``piton.load()`` and
+``piton.reload()`` start drivers in Python.
 """
 
 from piton.power import poweroff, reboot
@@ -15,8 +16,10 @@ __all__ = [
     "Registers",
     "bind",
     "claim",
+    "cpu",
     "devices",
     "drivers",
+    "kernel",
     "load",
     "log",
     "net",

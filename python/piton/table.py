@@ -22,3 +22,9 @@ def _shown(value: Any) -> str:
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return ", ".join(map(str, value))
     return str(value)
+
+
+class Hex(int):
+    """A whole number that shows itself in hexadecimal."""
+
+    __repr__ = __str__ = lambda self: hex(self)

@@ -118,3 +118,10 @@ fn unpacked_files_give_way_to_programs() {
     outcome.expect_output("same");
     assert!(!outcome.output.contains("FAILED"), "{}", outcome.output);
 }
+
+#[test]
+fn kernel_s_state_is_seen() {
+    let outcome = plain("kernel_s_state_is_seen", include_str!("kernel_view.py"));
+    outcome.expect_status(0);
+    outcome.expect_output("seen 1 processes");
+}

@@ -203,3 +203,10 @@ open('/proc/sysrq-trigger', 'w').write('c')
     let report = outcome.output.split("piton: kernel panic: ").nth(1).unwrap_or_default();
     assert!(report.contains("backtrace:") && !report.contains("busy"), "{}", outcome.output);
 }
+
+#[test]
+fn kernel_s_state_is_seen_on_each() {
+    let outcome = on_four("kernel_s_state_is_seen_on_each", "3", include_str!("kernel_view.py"));
+    outcome.expect_status(0);
+    outcome.expect_output("seen 1 processes");
+}
