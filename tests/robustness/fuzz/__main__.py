@@ -34,6 +34,10 @@ SILENCE_S = 60.0
 # How much less memory may be free after the second half than after the first.
 LEAK_KIB = 1024
 HOME = "/tmp/fuzz"
+#: What the machine does when process 1 ends.
+AT_END = "/sys/kernel/piton/at_end"
+#: umount2(2)
+MNT_DETACH = 2
 ARENA = 64 << 10
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -52,6 +56,8 @@ slots = memoryview(mmap.mmap(-1, 8 * SLOT * WORKERS * THREADS)).cast("Q")
 made = memoryview(mmap.mmap(-1, 8 * len(CALLS))).cast("Q")
 # How many workers this program itself kept from working.
 mistakes = memoryview(mmap.mmap(-1, 8)).cast("Q")
+#: How often each worker could not begin because of what others have done, and the last errno.
+refused = memoryview(mmap.mmap(-1, 16 * WORKERS)).cast("Q")
 succeeded = memoryview(mmap.mmap(-1, 8 * len(CALLS))).cast("Q")
 
 
@@ -276,7 +282,8 @@ def begin(number, seed):
     console = os.dup(2)
     try:
         return Worker(number, seed)
-    except OSError:
+    except OSError as error:
+        refused[number * 2], refused[number * 2 + 1] = refused[number * 2] + 1, error.errno
         raise
     except Exception:
         mistakes[0] += 1
@@ -304,22 +311,37 @@ def last_call(number):
     return "; ".join(lines)
 
 
-def reap(wanted):
-    """Takes the ended children; says whether those wanted were among them."""
-    wanted = set(wanted)
-    while wanted:
+def states(workers):
+    """What each worker is about, for who has to find out why nothing happens."""
+    lines = []
+    for number, (pid, *_) in workers.items():
+        lines.append(f"worker {number}: began in vain {refused[number * 2]} times, errno {refused[number * 2 + 1]}")
         try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return True
-        if pid == 0:
-            return False
-        wanted.discard(pid)
-    return True
+            for tid in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{tid}/stack") as file:
+                    lines.append(f"thread {tid}:\n{file.read()}")
+        except OSError as error:
+            lines.append(f"process {pid}: {error}")
+        lines.append(last_call(number))
+    return "\n".join(lines)
 
 
 def progress(number):
     return sum(slots[thread * SLOT] for thread in range(number * THREADS, (number + 1) * THREADS))
+
+
+def mend_mounts():
+    """Undoes what workers have mounted, unmounted or made read-only, where later ones could not begin for it.
+
+    Whatever lies over a place is taken away, and the file system that belongs there mounted anew.
+    """
+    for place, kind, there in (("/tmp", "tmpfs", HOME), ("/proc", "proc", "/proc/self"), ("/sys", "sysfs", AT_END)):
+        if os.access(there, os.W_OK if kind == "tmpfs" else os.R_OK):
+            continue
+        while libc.umount2(place.encode(), MNT_DETACH) == 0:
+            pass
+        libc.mount(kind.encode(), place.encode(), kind.encode(), 0, None)
+        os.makedirs(HOME, exist_ok=True)
 
 
 def fuzz(seconds, seed, free):
@@ -328,7 +350,9 @@ def fuzz(seconds, seed, free):
     started = shown = called = time.monotonic()
     calls = 0
     workers = {}
+    os.makedirs(HOME, exist_ok=True)
     while time.monotonic() < end:
+        mend_mounts()
         for number in range(WORKERS):
             if number not in workers:
                 seed += 1
@@ -340,7 +364,7 @@ def fuzz(seconds, seed, free):
         if sum(made) != calls:
             calls, called = sum(made), now
         elif now - called > SILENCE_S:
-            return f"no call for {SILENCE_S:.0f} s"
+            return f"no call for {SILENCE_S:.0f} s\n{states(workers)}"
         try:
             while True:
                 pid, _ = os.waitpid(-1, os.WNOHANG)
@@ -388,7 +412,7 @@ def end_all():
 
 def at_end(what):
     """What the machine does when process 1 ends. While it would go off, signals end process 1 as any other."""
-    with open("/sys/kernel/piton/at_end", "w") as file:
+    with open(AT_END, "w") as file:
         file.write(what)
 
 
