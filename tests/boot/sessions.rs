@@ -70,8 +70,8 @@ const READY: Duration = Duration::from_secs(60);
 /// What the sessions of a guarded machine ask for.
 const TOKEN: &str = "open sesame";
 
-/// Boots a machine that asks for [`TOKEN`], with a certificate and its key (PEM) over TLS. Its sessions are on a port of
-/// the host.
+/// Boots a machine that asks for [`TOKEN`], over TLS with a certificate and its key (PEM). Its sessions are on the port of
+/// the host that is answered.
 fn boot_guarded(name: &str, certificate: Option<&str>) -> (Guest, String) {
     let port = free_port();
     let options = Options {

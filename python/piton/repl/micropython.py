@@ -58,6 +58,16 @@ class RTC:
         return (*now[:3], now.tm_wday, *now[3:6], nanoseconds // 1000)
 
 
+def _uos() -> types.ModuleType:
+    """Make MicroPython's old name for ``os``, with its plain tuples: tools read what ``repr`` makes of them."""
+    uos = types.ModuleType("uos", "The module os, but for tuples without names.")
+    # Asked for anew each time: while a folder is lent some functions are others.
+    uos.__getattr__ = lambda name: getattr(os, name)
+    uos.stat = lambda path: tuple(os.stat(path))
+    uos.statvfs = lambda path: tuple(os.statvfs(path))
+    return uos
+
+
 def _machine() -> types.ModuleType:
     import piton
 
@@ -77,7 +87,8 @@ def offer() -> None:
     for function in mount, umount:
         if not hasattr(os, function.__name__):
             setattr(os, function.__name__, function)
-    sys.modules.setdefault("uos", os)
+    if "uos" not in sys.modules:
+        sys.modules["uos"] = _uos()
     if "micropython" not in sys.modules and importlib.util.find_spec("micropython") is None:
         module = types.ModuleType("micropython", "What MicroPython's tools ask of the module of that name.")
         module.const, module.kbd_intr = lambda value: value, lambda key: None

@@ -358,6 +358,10 @@ def raw_repl_runs_source():
     client.send(b"import os; print([n for n, kind, *_ in os.ilistdir('/') if n == 'usr' and kind == 0x4000])\x04")
     client.until(b"['usr']")
     client.until(b"\x04>")
+    # Thonny reads what repr makes of it.
+    client.send(b"import uos, ast; print(len(ast.literal_eval(repr(uos.stat('/')))), uos.path.basename('/a/b'))\x04")
+    client.until(b"10 b\r\n")
+    client.until(b"\x04>")
     client.send(b"import time; time.sleep(1e6)\x04")
     client.until(b"OK")
     time.sleep(0.2)
