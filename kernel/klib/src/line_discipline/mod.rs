@@ -280,28 +280,31 @@ impl LineDiscipline {
     /// Takes bytes off the front of `bytes`, from a device that can wait: as many as there is [`room`](Self::room) for,
     /// and none after one that stops or resumes output.
     pub fn input_all(&mut self, bytes: &mut VecDeque<u8>, sink: &mut dyn TtySink) {
-        if self.is_raw() {
-            let count = self.room().min(bytes.len());
-            self.queue.extend(bytes.drain(..count).map(u16::from));
-            self.committed = self.queue.len();
-            return;
-        }
         let stopped = self.output_stopped();
-        while self.room() > 0
-            && self.output_stopped() == stopped
-            && let Some(byte) = bytes.pop_front()
-        {
-            self.input(byte, sink);
+        while self.room() > 0 && self.output_stopped() == stopped && !bytes.is_empty() {
+            let count = self.raw_len(bytes).min(self.room());
+            self.queue.extend(bytes.drain(..count).map(u16::from));
+            if count > 0 {
+                self.committed = self.queue.len();
+            } else if let Some(byte) = bytes.pop_front() {
+                self.input(byte, sink);
+            }
         }
     }
 
-    /// Whether input goes into the queue just as it is, and nothing else comes of it.
-    fn is_raw(&self) -> bool {
+    /// How many of the first `bytes` go into the queue just as they are, with nothing else to come of them.
+    fn raw_len(&self, bytes: &VecDeque<u8>) -> usize {
         let acted_on = ISTRIP | IUCLC | PARMRK | INLCR | IGNCR | ICRNL | IXON | IXOFF;
-        self.termios.iflag & acted_on == 0
-            && self.termios.lflag & (ICANON | ECHO | ISIG | EXTPROC) == 0
+        let plain = self.termios.iflag & acted_on == 0
+            && self.termios.lflag & (ICANON | ECHO | EXTPROC) == 0
             && !self.literal_next
-            && self.held_echo.is_empty()
+            && self.held_echo.is_empty();
+        if !plain {
+            return 0;
+        }
+        let is_key = |byte: &u8| [VINTR, VQUIT, VSUSP].iter().any(|key| self.termios.is(*key, *byte));
+        let key = if self.termios.local(ISIG) { bytes.iter().position(is_key) } else { None };
+        key.unwrap_or(bytes.len())
     }
 
     /// Takes a break condition from the device (termios(3), `IGNBRK` and `BRKINT`).
@@ -489,6 +492,14 @@ impl LineDiscipline {
             return ReadState::WouldBlock;
         }
         let canonical = self.canonical();
+        if !canonical {
+            let count = self.committed.min(out.len());
+            for (place, slot) in out.iter_mut().zip(self.queue.drain(..count)) {
+                *place = slot as u8;
+            }
+            self.committed -= count;
+            return ReadState::Data(count);
+        }
         let mut count = 0;
         while self.committed > 0 {
             let Some(&slot) = self.queue.front() else {
@@ -496,7 +507,7 @@ impl LineDiscipline {
             };
             // The mark of VEOF is consumed even right behind a full buffer, or the next read would see an
             // end of file that the user did not mean.
-            if canonical && slot & END_OF_FILE != 0 {
+            if slot & END_OF_FILE != 0 {
                 self.consume();
                 return if count == 0 { ReadState::Eof } else { ReadState::Data(count) };
             }
@@ -506,7 +517,7 @@ impl LineDiscipline {
             *place = slot as u8;
             count += 1;
             self.consume();
-            if canonical && slot & LINE_END != 0 {
+            if slot & LINE_END != 0 {
                 break;
             }
         }

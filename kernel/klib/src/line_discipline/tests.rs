@@ -473,6 +473,17 @@ fn queued_bytes_are_taken_as_far_as_there_is_room() {
 }
 
 #[test]
+fn a_key_among_queued_bytes_signals_and_drops_what_was_before_it() {
+    let mut t = Terminal::raw();
+    t.set(|t| t.lflag = ISIG);
+    let mut bytes = VecDeque::from(*b"dropped\x03kept\x1ctoo");
+    t.tty.input_all(&mut bytes, &mut t.sink);
+    assert!(bytes.is_empty());
+    assert_eq!(t.sink.signals, [TtySignal::Interrupt, TtySignal::Quit]);
+    assert_eq!(t.read(100).as_deref(), Some(b"too".as_slice()));
+}
+
+#[test]
 fn queued_bytes_wait_behind_one_that_stops_or_resumes_output() {
     let mut t = canonical();
     let mut bytes = VecDeque::from(*b"a\x13b\x11c");
