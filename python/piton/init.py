@@ -7,6 +7,7 @@ when it ends.
 
 import faulthandler
 import os
+import site
 import sys
 
 from piton.system import COMMANDS, clock_is_set, firmware_file, write_control
@@ -40,6 +41,16 @@ def _extend_path() -> None:
     """Have commands found in the user's own folder first, then in Piton's."""
     home = os.path.expanduser("~")
     os.environ["PATH"] = os.pathsep.join((f"{home}/bin", COMMANDS, os.environ.get("PATH", os.defpath)))
+
+
+def _open_user_site() -> None:
+    """Have what pip installs found at once: Python looks there only if the folder was there when it began."""
+    folder = site.getusersitepackages()
+    if folder not in sys.path:
+        os.makedirs(folder, exist_ok=True)
+        # Before the image's own packages, where Python would have put it.
+        place = next((at for at, path in enumerate(sys.path) if path.endswith("-packages")), len(sys.path))
+        sys.path.insert(place, folder)
 
 
 def _take_over_host_settings() -> None:
@@ -100,6 +111,7 @@ def main() -> "NoReturn":
     """Run the script that was handed over, or the console."""
     faulthandler.enable()
     _extend_path()
+    _open_user_site()
     _take_over_host_settings()
     script = firmware_file("opt/piton/script")
     if script is not None:

@@ -6,7 +6,6 @@ URL is something that the host serves, for `requests`. Prints how long each take
 """
 
 import io
-import site
 import subprocess
 import sys
 import time
@@ -90,8 +89,6 @@ def main(url, *packages):
         command = [sys.executable, "-m", "pip", "install", package]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert done.returncode == 0, (package, done.stdout)
-        # The first one made it, after this interpreter looked for it.
-        site.addsitedir(site.getusersitepackages())
         installed = time.monotonic()
         what = globals()[f"use_{package}"](url)
         used = time.monotonic() - installed

@@ -119,6 +119,8 @@ def nc_has_lines_without_echo():
     client = nc()
     assert client.ask("6*7\n", "42\n") == "42\n"
     assert client.ask("1/0\n", "ZeroDivisionError").startswith("Traceback")
+    # What pip installs is found without a restart.
+    client.ask("import os, site, sys; os.path.isdir(place := site.getusersitepackages()) and place in sys.path\n", "True")
     client.ask("for word in 'ab':\n", "", "... ")
     client.ask("    print(word * 3)\n", "", "... ")
     assert client.ask("\n", "") == "aaa\nbbb\n"
