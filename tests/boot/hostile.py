@@ -277,8 +277,10 @@ def seconds(count):
     start = time.monotonic()
     poll(entries, ctypes.c_ulong(count), 1)
     return time.monotonic() - start
+# The least of three: a host that is busy takes the machine's CPU away for as long as the larger one needs.
+least = lambda count: min(seconds(count) for _ in range(3))
 reading, _ = os.pipe()
-print(seconds(40_000) < 40 * seconds(4000))
+print(least(40_000) < 40 * least(4000))
 """
     return run(code).stdout == "True\n"
 
