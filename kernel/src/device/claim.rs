@@ -10,7 +10,7 @@
 //! it stays the device's, for the next claim, and never becomes memory of something else.
 
 use alloc::{collections::BTreeMap, format, string::String, sync::Arc, vec::Vec};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use abi::{Errno, Result, linux};
 use hal::{Arch as _, IrqSpecifier, PAGE_SHIFT, PAGE_SIZE, PhysAddr, UserAddr};
@@ -47,6 +47,8 @@ const DMA_FREE: u32 = 0x4008_b502;
 const REGION_SHIFT: u32 = 36 - PAGE_SHIFT as u32;
 /// The first page of DMA memory.
 const DMA_START: u64 = 1 << (52 - PAGE_SHIFT);
+/// A device has at most this share of memory for DMA.
+const DMA_SHARE: usize = 4;
 /// The most DMA memory in one piece.
 const MAX_DMA: u64 = 4 << 20;
 /// The major number, of those for local use (Linux `Documentation/admin-guide/devices.txt`).
@@ -98,6 +100,8 @@ struct Claim {
     device: &'static Device,
     pages: Arc<Pages>,
     interrupts: IrqLock<BTreeMap<usize, Arc<Interrupt>>>,
+    /// The page that the next DMA memory is mapped at.
+    next_dma: AtomicU64,
 }
 
 impl Claim {
@@ -109,7 +113,12 @@ impl Claim {
             dma: IrqLock::new(BTreeMap::new()),
             mappers: Mappers::new(),
         };
-        Self { device, pages: Arc::new(pages), interrupts: IrqLock::new(BTreeMap::new()) }
+        Self {
+            device,
+            pages: Arc::new(pages),
+            interrupts: IrqLock::new(BTreeMap::new()),
+            next_dma: AtomicU64::new(DMA_START),
+        }
     }
 
     /// A descriptor of an interrupt. EINVAL where the device has no such.
@@ -129,6 +138,11 @@ impl Claim {
         Ok(scheduler::current().process().files().install(file, true)? as u64)
     }
 
+    /// Pages of DMA memory that the claim has.
+    fn dma_pages(&self) -> usize {
+        self.pages.dma.lock().values().map(|block| block.frames.len()).sum()
+    }
+
     /// EINVAL for a length of 0 or beyond [`MAX_DMA`], ENOMEM, EADDRNOTAVAIL where the device cannot reach the memory.
     fn dma_alloc(&self, argument: UserAddr) -> Result<u64> {
         let [len, ..]: [u64; 3] = user::copy_in(argument)?;
@@ -143,6 +157,11 @@ impl Claim {
         let block = match kept {
             Some(block) => block,
             None => {
+                let held =
+                    self.dma_pages() + self.device.dma.lock().iter().map(|block| block.frames.len()).sum::<usize>();
+                if held + (1 << order) > frames::stats().total / DMA_SHARE {
+                    return Err(Errno::ENOMEM);
+                }
                 let frames = frames::alloc_block(order).ok_or(Errno::ENOMEM)?;
                 let start = frames.first().map_or(0, |frame| frame.phys().get());
                 let bus = self.device.node.cpu_to_bus(start, (PAGE_SIZE << order) as u64);
@@ -160,7 +179,8 @@ impl Claim {
         let (pages, bus) = (block.frames.len() as u64, block.bus);
         let first = {
             let mut dma = self.pages.dma.lock();
-            let first = dma.last_key_value().map_or(DMA_START, |(at, last)| at + last.frames.len() as u64 + 1);
+            // Never one that was there before: who still maps that has nothing there any more.
+            let first = self.next_dma.fetch_add(pages + 1, Ordering::Relaxed);
             dma.insert(first, block);
             first
         };
@@ -184,6 +204,10 @@ impl FileOps for Claim {
             DMA_FREE => self.dma_free(user::copy_in(argument)?),
             _ => Err(Errno::ENOTTY),
         }
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.dma_pages() * PAGE_SIZE
     }
 
     fn released(&self, _file: &OpenFile) {
@@ -267,16 +291,10 @@ impl Device {
         if self.state() == State::Disabled {
             return Err(Errno::ENODEV);
         }
-        let overlap = |a: (u64, u64), b: (u64, u64)| a.0 < b.0.saturating_add(b.1) && b.0 < a.0.saturating_add(a.1);
-        let meets = |other| self.registers().any(|own| overlap(own, other));
-        if self.node.tree().memory().iter().any(|ram| meets((ram.start, ram.end - ram.start))) {
+        if self.node.tree().memory().iter().any(|ram| self.meets((ram.start, ram.end - ram.start))) {
             return Err(Errno::EINVAL);
         }
-        let is_taken = table::devices()
-            .iter()
-            .filter(|other| other.is_taken())
-            .any(|other| core::ptr::eq(other, self) || other.registers().any(meets));
-        if is_taken {
+        if self.is_taken_or_shared() {
             return Err(Errno::EBUSY);
         }
         *self.holder.lock() = Some(holder);

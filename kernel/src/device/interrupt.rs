@@ -61,7 +61,6 @@ impl Interrupt {
                     ProbeError::Platform(PlatformError::Busy) => Errno::EBUSY,
                     _ => Errno::ENODEV,
                 })?;
-                irq::mask(irq);
                 LINES.lock().insert(irq.number, line.clone());
                 line
             }
@@ -72,14 +71,19 @@ impl Interrupt {
         if owner.is_some() {
             return Err(Errno::EBUSY);
         }
+        irq::mask(irq);
         *owner = Some(interrupt.clone());
         Ok(interrupt)
     }
 
     /// Masks the line and gives it back. Who waits for it hears that it is gone.
     pub fn give_back(&self) {
-        irq::mask(self.line.irq);
-        let owner = self.line.owner.lock().take();
+        let owner = {
+            let mut owner = self.line.owner.lock();
+            // While nobody can unmask it again.
+            irq::mask(self.line.irq);
+            owner.take()
+        };
         self.changed.wake_all();
         drop(owner);
     }

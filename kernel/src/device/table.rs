@@ -101,6 +101,18 @@ impl Device {
         self.state() == State::Bound || self.holder.lock().is_some()
     }
 
+    /// Whether its registers have addresses in this range, given by start and length.
+    pub(super) fn meets(&self, range: (u64, u64)) -> bool {
+        let overlap = |a: (u64, u64), b: (u64, u64)| a.0 < b.0.saturating_add(b.1) && b.0 < a.0.saturating_add(a.1);
+        self.registers().any(|own| overlap(own, range))
+    }
+
+    /// Whether it is taken, or another is that shares registers with it.
+    pub(super) fn is_taken_or_shared(&self) -> bool {
+        let meets = |other: &Self| other.registers().any(|range| self.meets(range));
+        devices().iter().filter(|other| other.is_taken()).any(|other| core::ptr::eq(other, self) || meets(other))
+    }
+
     fn tree_node(&self) -> TreeNode<'static> {
         TreeNode { node: self.node, path: self.node.path() }
     }
@@ -140,7 +152,7 @@ impl Device {
     /// no, EIO where the driver could not bring it up.
     fn bind(&self) -> Result<()> {
         let _changing = CHANGING.take();
-        if self.is_taken() {
+        if self.is_taken_or_shared() {
             return Err(Errno::EBUSY);
         }
         if self.driver.is_none() || self.state() == State::Disabled {

@@ -439,6 +439,11 @@ impl AddressSpace {
         if on_fork == OnFork::Wipe && !inner.map.iter_range(range.clone()).all(|(_, mapping)| private(mapping)) {
             return Err(Errno::EINVAL);
         }
+        // A child never has a device's registers, as with Linux's VM_IO.
+        let of_hardware = inner.map.iter_range(range.clone()).any(|(_, mapping)| mapping.is_hardware());
+        if on_fork != OnFork::Leave && of_hardware {
+            return Err(Errno::EINVAL);
+        }
         let covered = inner.map.covered(range.clone());
         inner.map.update(range, |mapping| mapping.on_fork = on_fork);
         if covered { Ok(()) } else { Err(Errno::ENOMEM) }

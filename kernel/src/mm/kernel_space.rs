@@ -388,8 +388,10 @@ pub fn unmap_owned(range: Range<usize>) {
     }
 }
 
-/// Maps a register block as device memory.
+/// Maps a register block as device memory, for good: one that has been mapped before is where it was.
 pub fn map_mmio(range: PhysRange) -> Result<hal::Mmio, PlatformError> {
+    /// Where pages of registers are mapped: physical addresses, and where the first of them is.
+    static MAPPED: IrqLock<Vec<(Range<u64>, usize)>> = IrqLock::new(Vec::new());
     static NEXT: AtomicUsize = AtomicUsize::new(MMIO_WINDOW.start);
     let start = range.start.page_down().get();
     let end = range.range().end.checked_next_multiple_of(PAGE_SIZE as u64).ok_or(PlatformError::BadRange)?;
@@ -397,12 +399,20 @@ pub fn map_mmio(range: PhysRange) -> Result<hal::Mmio, PlatformError> {
         return Err(PlatformError::BadRange);
     }
     let len = (end - start) as usize;
-    // One unmapped page after each block.
-    let address = NEXT.fetch_add(len + PAGE_SIZE, Ordering::Relaxed);
-    if address + len > MMIO_WINDOW.end {
-        return Err(PlatformError::NoMemory);
-    }
-    map(address, start, end - start, DATA | PageFlags::DEVICE)?;
+    let known = MAPPED.lock().iter().find(|(pages, _)| *pages == (start..end)).map(|(_, address)| *address);
+    let address = match known {
+        Some(address) => address,
+        None => {
+            // One unmapped page after each block.
+            let address = NEXT.fetch_add(len + PAGE_SIZE, Ordering::Relaxed);
+            if address + len > MMIO_WINDOW.end {
+                return Err(PlatformError::NoMemory);
+            }
+            map(address, start, end - start, DATA | PageFlags::DEVICE)?;
+            MAPPED.lock().push((start..end, address));
+            address
+        }
+    };
     let base = core::ptr::with_exposed_provenance_mut(address + range.start.page_offset());
     Ok(hal::Mmio { base: NonNull::new(base).ok_or(PlatformError::BadRange)?, len: range.len as usize })
 }

@@ -217,8 +217,9 @@ impl AddressSpace {
 }
 
 impl Mapping {
-    /// The pages the kernel shares with programs are there anyway.
+    /// The pages the kernel shares with programs are there anyway, and so are those of hardware.
     fn is_device(&self) -> bool {
-        matches!(self.purpose, Purpose::Vdso | Purpose::ClockData) && matches!(self.source, Source::Object { .. })
+        let is_shared_code = matches!(self.purpose, Purpose::Vdso | Purpose::ClockData);
+        is_shared_code && matches!(self.source, Source::Object { .. }) || self.is_hardware()
     }
 }
