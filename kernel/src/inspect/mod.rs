@@ -11,16 +11,26 @@ use hal::Arch as _;
 
 use crate::{arch::Arch, fs::sysfs, irq, syscall::table, task::process, time};
 
+/// More than any processor's registers that are shown.
+const MOST_REGISTERS: usize = 96;
+
 /// Adds the files to /sys/kernel/piton, and /dev/mem.
 pub fn add_files() {
     let directory = sysfs::piton_directory();
     // The registers of the CPU that the reader runs on: a line `NAME VALUE` for each, in hexadecimal.
     directory.add_secret("cpu", || {
-        let mut text = alloc::string::String::new();
+        // All of one CPU: no switch in between.
+        let mut values = Vec::with_capacity(MOST_REGISTERS);
+        let state = Arch::mask_interrupts();
         Arch::visit_registers(&mut |name, value| {
-            let _ = writeln!(text, "{name} {value:#x}");
+            if values.len() < MOST_REGISTERS {
+                values.push((name, value));
+            }
         });
-        Ok(text.into_bytes())
+        Arch::restore_interrupts(state);
+        Ok(values
+            .iter()
+            .fold(Vec::new(), |text, (name, value)| [text, format!("{name} {value:#x}\n").into_bytes()].concat()))
     });
     // A line `PID ROOT` for each process: the physical address of its root page table.
     directory.add_secret("address_spaces", || {

@@ -8,9 +8,9 @@ use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use abi::{Errno, Result};
-use hal::{Arch as _, MAX_CPUS};
+use hal::{Arch as _, MAX_CPUS, PAGE_SIZE};
 
-use crate::{arch::Arch, fs::virtual_files::VirtualDirectory, smp, sync::IrqLock, task::scheduler, time};
+use crate::{arch::Arch, fs::virtual_files::VirtualDirectory, mm::frames, smp, sync::IrqLock, task::scheduler, time};
 
 /// The most records that a CPU keeps: 2 MiB of them.
 const MOST: usize = 1 << 16;
@@ -23,7 +23,7 @@ pub enum Event {
     CallBegins = 1,
     /// It ends: its number, its result.
     CallEnds = 2,
-    /// The CPU goes over to another thread: that one's number, 0.
+    /// The CPU goes over to another thread: that one's number, which is the record's thread already, and the one it leaves.
     Switch = 3,
     /// An interrupt is handled: its number, 0.
     InterruptBegins = 4,
@@ -86,20 +86,25 @@ fn restart(count: usize) -> Result<()> {
         return Err(Errno::EINVAL);
     }
     ON.store(false, Ordering::Relaxed);
-    for cpu in smp::online().iter() {
-        let ring = match count {
-            0 => None,
-            _ => {
-                let mut records = Vec::new();
-                records.try_reserve_exact(count).map_err(|_| Errno::ENOMEM)?;
-                Some(Ring { records, oldest: 0 })
-            }
-        };
-        let old = core::mem::replace(&mut *RINGS[cpu].lock(), ring);
+    for ring in &RINGS {
+        let old = ring.lock().take();
         drop(old);
+    }
+    let cpus = smp::online();
+    make_sure_of(cpus.iter().count() * count)?;
+    for cpu in cpus.iter().filter(|_| count > 0) {
+        let mut records = Vec::new();
+        records.try_reserve_exact(count).map_err(|_| Errno::ENOMEM)?;
+        *RINGS[cpu].lock() = Some(Ring { records, oldest: 0 });
     }
     ON.store(count > 0, Ordering::Relaxed);
     Ok(())
+}
+
+/// ENOMEM where so many records would take of what is kept for the kernel.
+fn make_sure_of(records: usize) -> Result<()> {
+    let pages = (records * LEN).div_ceil(PAGE_SIZE);
+    if pages > frames::available(pages) { Err(Errno::ENOMEM) } else { Ok(()) }
 }
 
 /// All records. ENOMEM.
@@ -108,6 +113,7 @@ fn read() -> Result<Vec<u8>> {
     for cpu in smp::online().iter() {
         // Room is made without the lock, and so for as many as there may be.
         let most = RINGS[cpu].lock().as_ref().map_or(0, |ring| ring.records.capacity());
+        make_sure_of(bytes.len() / LEN + most)?;
         bytes.try_reserve(most * LEN).map_err(|_| Errno::ENOMEM)?;
         if let Some(ring) = RINGS[cpu].lock().as_ref().filter(|ring| ring.records.len() <= most) {
             let (newer, older) = ring.records.split_at(ring.oldest);

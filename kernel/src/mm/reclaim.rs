@@ -28,13 +28,18 @@ pub fn register(cache: Arc<dyn Cache>) {
     CACHES.lock().push(cache);
 }
 
+/// Each cache, with no lock held and no memory taken.
+fn caches() -> impl Iterator<Item = Arc<dyn Cache>> {
+    (0..).map_while(|index| CACHES.lock().get(index).cloned())
+}
+
 /// Gives back some of what the caches hold; answers whether that was anything.
 pub fn run() -> bool {
     let now = time::monotonic_ns();
     if now < RESTING_UNTIL.load(Ordering::Relaxed) {
         return false;
     }
-    let freed: usize = CACHES.lock().iter().map(|cache| cache.shrink(BATCH)).sum();
+    let freed: usize = caches().map(|cache| cache.shrink(BATCH)).sum();
     if freed == 0 {
         RESTING_UNTIL.store(now + REST_NS, Ordering::Relaxed);
     }
@@ -43,5 +48,5 @@ pub fn run() -> bool {
 
 /// How many pages would come back.
 pub fn idle_pages() -> usize {
-    CACHES.lock().iter().map(|cache| cache.idle_pages()).sum()
+    caches().map(|cache| cache.idle_pages()).sum()
 }

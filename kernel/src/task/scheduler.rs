@@ -653,7 +653,7 @@ fn switch_away(yielding: bool) {
     // that `pick` put into `current`. Interrupts are masked; `to` is saved and runs nowhere.
     unsafe {
         cpu.switches.fetch_add(1, Ordering::Relaxed);
-        trace::record(Event::Switch, (*to).tid() as u64, 0);
+        trace::record(Event::Switch, (*to).tid() as u64, (*from).tid() as u64);
         cpu.switch_memory(&*from, &*to);
         Arch::switch((*from).context(), (*to).context());
     }

@@ -124,6 +124,9 @@ def _event(record: tuple) -> Event:
     if kind in ("call", "return"):
         value = second if kind == "call" else second - (second >> 63 << 64)
         return Event(time_ns, cpu, tid, kind, _call_name(first), value)
+    if kind == "switch":
+        # The record is made when the next thread is the running one already.
+        tid = second
     return Event(time_ns, cpu, tid, kind, "", first)
 
 

@@ -98,7 +98,8 @@ pub(crate) fn describe(identity: u64, out: &mut dyn Write) -> fmt::Result {
 }
 
 /// Calls `visit` with the name and value of each system register that EL1 may read on every CPU, and of the performance
-/// counters' where there are any (Arm ARM D24.2). The counters of time are left to who may be trapped.
+/// counters' where there are any (Arm ARM D24.2). CCSIDR_EL1 is left out: it may be undefined for what CSSELR_EL1 has after
+/// a reset.
 pub(crate) fn visit_registers(visit: &mut dyn FnMut(&'static str, u64)) {
     macro_rules! registers {
         ($($name:literal)*) => {$({
@@ -116,7 +117,7 @@ pub(crate) fn visit_registers(visit: &mut dyn FnMut(&'static str, u64)) {
         "midr_el1" "mpidr_el1" "revidr_el1" "currentel" "daif" "sctlr_el1" "cpacr_el1" "tcr_el1"
         "ttbr0_el1" "ttbr1_el1" "mair_el1" "amair_el1" "vbar_el1" "contextidr_el1" "tpidr_el1" "tpidr_el0"
         "tpidrro_el0" "sp_el0" "elr_el1" "spsr_el1" "esr_el1" "far_el1" "par_el1" "isr_el1" "cntfrq_el0" "cntkctl_el1"
-        "cntvct_el0" "cntv_ctl_el0" "cntv_cval_el0" "ctr_el0" "dczid_el0" "clidr_el1" "csselr_el1" "ccsidr_el1"
+        "cntvct_el0" "cntv_ctl_el0" "cntv_cval_el0" "ctr_el0" "dczid_el0" "clidr_el1"
         "mdscr_el1" "id_aa64pfr0_el1" "id_aa64pfr1_el1" "id_aa64dfr0_el1" "id_aa64dfr1_el1"
         "id_aa64isar0_el1" "id_aa64isar1_el1" "id_aa64mmfr0_el1" "id_aa64mmfr1_el1" "id_aa64mmfr2_el1"
     );
