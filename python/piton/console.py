@@ -89,12 +89,18 @@ def serve() -> "NoReturn":
     sys.argv = [""]
     if os.getcwd() not in sys.path:
         sys.path.insert(0, "")
-    # Completion and history, which CPython sets up only for a plain interactive start.
+    from _pyrepl.main import CAN_USE_PYREPL
+
+    # Completion and history, which CPython sets up only for a plain interactive start. It would load GNU's line editor
+    # beside Python's own, which is 0.6 MB.
     if (hook := getattr(sys, "__interactivehook__", None)) is not None:
+        if CAN_USE_PYREPL:
+            sys.modules["readline"] = None
         hook()
+        if CAN_USE_PYREPL:
+            del sys.modules["readline"]
     # Set, they say that somebody sits at a prompt.
     sys.ps1, sys.ps2 = ">>> ", "... "
-    from _pyrepl.main import CAN_USE_PYREPL
 
     console = _Console()
     if CAN_USE_PYREPL:

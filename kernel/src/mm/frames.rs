@@ -27,16 +27,21 @@ struct Frames {
     metadata: &'static [Frame],
     /// One bit a frame: instruction fetches see the frame's bytes.
     executable: &'static [AtomicU32],
-    /// Frames kept back from programs.
-    reserve: usize,
 }
 
 static FRAMES: Once<Frames> = Once::new();
 /// Frames free, as of the last change.
 static FREE: AtomicUsize = AtomicUsize::new(usize::MAX);
+/// Frames kept back from programs.
+static RESERVE: AtomicUsize = AtomicUsize::new(0);
 /// Frames in use by the kernel itself.
 static KERNEL: AtomicUsize = AtomicUsize::new(0);
 static ALLOCATOR: IrqLock<Option<FrameAllocator<'static>>> = IrqLock::new(None);
+
+/// Frames kept back from programs: none before there are any.
+fn reserve() -> usize {
+    RESERVE.load(Ordering::Relaxed)
+}
 
 /// Where the byte at a physical address is in the kernel's linear mapping.
 pub fn linear(address: PhysAddr) -> *mut u8 {
@@ -45,7 +50,7 @@ pub fn linear(address: PhysAddr) -> *mut u8 {
 
 /// Starts the allocator: `metadata` describes the frames from physical address `base` on, none of them free yet.
 pub fn init(base: u64, metadata: &'static [Frame], executable: &'static [AtomicU32]) {
-    FRAMES.call_once(|| Frames { base, metadata, executable, reserve: (metadata.len() / 64).clamp(128, 2048) });
+    FRAMES.call_once(|| Frames { base, metadata, executable });
     *ALLOCATOR.lock() = Some(FrameAllocator::new(metadata));
 }
 
@@ -62,7 +67,9 @@ pub fn add_range(range: core::ops::Range<u64>) {
     if let Some(Err(error)) = added {
         log::warn!("memory {range:#x?} not used: {error}");
     }
-    FREE.store(stats().free, Ordering::Relaxed);
+    let Stats { total, free, .. } = stats();
+    FREE.store(free, Ordering::Relaxed);
+    RESERVE.store((total / 64).clamp(128, 2048), Ordering::Relaxed);
 }
 
 /// How much memory there is, in pages.
@@ -88,18 +95,18 @@ pub fn stats() -> Stats {
 
 /// Pages that programs can still get, those in caches among them where the free ones are less than `wanted`.
 pub fn available(wanted: usize) -> usize {
-    let free = FRAMES.get().map_or(0, |frames| FREE.load(Ordering::Relaxed).saturating_sub(frames.reserve));
+    let free = FREE.load(Ordering::Relaxed).saturating_sub(reserve());
     if free < wanted { free + reclaim::idle_pages() } else { free }
 }
 
 /// Whether so little is left that nothing more should be promised to programs: no mappings, tables or threads.
 pub fn is_short() -> bool {
-    FRAMES.get().is_some_and(|frames| FREE.load(Ordering::Relaxed) < frames.reserve / 2)
+    FREE.load(Ordering::Relaxed) < reserve() / 2
 }
 
 /// Whether so little is left that a program has to end before the kernel itself runs out.
 pub fn is_critical() -> bool {
-    FRAMES.get().is_some_and(|frames| FREE.load(Ordering::Relaxed) < frames.reserve / 4)
+    FREE.load(Ordering::Relaxed) < reserve() / 4
 }
 
 /// Remembers how much is free, to be read without the lock.
@@ -124,11 +131,20 @@ pub fn alloc_kernel(order: u8) -> Option<PhysAddr> {
 /// Allocates 2^`order` contiguous frames, each to be given back by itself; content unknown. `None` also when only the
 /// kernel's reserve would be left.
 pub fn alloc_block(order: u8) -> Option<Vec<FrameRef>> {
+    loop {
+        match block_beyond_reserve(order) {
+            None if reclaim::run() => {}
+            block => return block,
+        }
+    }
+}
+
+fn block_beyond_reserve(order: u8) -> Option<Vec<FrameRef>> {
     let frames = FRAMES.get()?;
     let index = {
         let mut guard = ALLOCATOR.lock();
         let allocator = guard.as_mut()?;
-        if allocator.free_frames() <= frames.reserve + (1 << order) {
+        if allocator.free_frames() <= reserve() + (1 << order) {
             return None;
         }
         let index = allocator.alloc(order)?;
@@ -216,7 +232,7 @@ impl FrameRef {
         let frames = FRAMES.get()?;
         let mut guard = ALLOCATOR.lock();
         let allocator = guard.as_mut()?;
-        if allocator.free_frames() <= frames.reserve {
+        if allocator.free_frames() <= reserve() {
             return None;
         }
         let index = allocator.alloc(0)?;
