@@ -36,8 +36,9 @@ LEAK_KIB = 1024
 HOME = "/tmp/fuzz"
 #: What the machine does when process 1 ends.
 AT_END = "/sys/kernel/piton/at_end"
-#: umount2(2)
+#: umount2(2), mount(2)
 MNT_DETACH = 2
+MS_REMOUNT, MS_BIND = 32, 4096
 ARENA = 64 << 10
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -342,6 +343,19 @@ def mend_mounts():
             pass
         libc.mount(kind.encode(), place.encode(), kind.encode(), 0, None)
         os.makedirs(HOME, exist_ok=True)
+    with open("/proc/self/mounts") as mounts:
+        places = [line.split()[1] for line in mounts]
+    for place in places:
+        # A folder in which something is mounted cannot be removed.
+        if place.startswith(HOME):
+            libc.umount2(place.encode(), MNT_DETACH)
+    try:
+        os.close(os.open("/dev/null", os.O_RDWR))
+    except OSError:
+        # Read-only, or without devices.
+        for place in places:
+            libc.mount(None, place.encode(), None, MS_REMOUNT, None)
+            libc.mount(None, place.encode(), None, MS_REMOUNT | MS_BIND, None)
 
 
 def fuzz(seconds, seed, free):
