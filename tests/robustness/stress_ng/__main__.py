@@ -33,7 +33,7 @@ OUTCOMES = {0: "passed", 1: "not started", 2: "failed", 3: "no resources", 4: "n
 
 def memory_kib():
     with open("/proc/meminfo") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("MemFree:"))
+        return next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
 
 
 def unpack():
