@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use board::launch::Options;
 use tests::Guest;
 use tests::guest::{ANSWER, BOOT, PROMPT};
 
@@ -11,15 +10,9 @@ const CTRL_Z: &str = "\x1a";
 /// Says that it has begun, in a way that its echo does not, and does not end.
 const ENDLESS: &str = "echo be''gun; sleep 1000\r";
 
-fn at_the_prompt(name: &str) -> Guest {
-    let mut guest = Guest::boot(name, Options::default());
-    guest.wait_for_prompt();
-    guest
-}
-
 #[test]
 fn commands_and_python_share_the_prompt() {
-    let mut guest = at_the_prompt("commands_and_python_share_the_prompt");
+    let mut guest = Guest::at_the_prompt("commands_and_python_share_the_prompt");
     guest.ask("echo $((123457 * 8))", "987656");
     guest.ask("ls /etc/host* | grep -c name", "1");
     guest.ask("cd /usr/lib && pwd | tr a-z A-Z", "/USR/LIB");
@@ -40,7 +33,7 @@ fn commands_and_python_share_the_prompt() {
 
 #[test]
 fn names_of_python_win() {
-    let mut guest = at_the_prompt("names_of_python_win");
+    let mut guest = Guest::at_the_prompt("names_of_python_win");
     guest.run("ls = 123457 * 8");
     guest.ask("ls", "987656");
     guest.ask("ls -1", "987655");
@@ -70,7 +63,7 @@ fn names_of_python_win() {
 
 #[test]
 fn keys_are_the_command_s_alone() {
-    let mut guest = at_the_prompt("keys_are_the_command_s_alone");
+    let mut guest = Guest::at_the_prompt("keys_are_the_command_s_alone");
     guest.run("kept = 123457");
     guest.send(ENDLESS);
     guest.wait_for("begun", ANSWER);
@@ -90,7 +83,7 @@ fn keys_are_the_command_s_alone() {
 
 #[test]
 fn programs_have_the_screen() {
-    let mut guest = at_the_prompt("programs_have_the_screen");
+    let mut guest = Guest::at_the_prompt("programs_have_the_screen");
     guest.send("top\r");
     guest.wait_for("COMMAND", ANSWER);
     guest.wait_for("thread_inherit_context", ANSWER);
@@ -124,7 +117,7 @@ fn programs_have_the_screen() {
 
 #[test]
 fn reboot_and_poweroff_are_commands() {
-    let mut guest = at_the_prompt("reboot_and_poweroff_are_commands");
+    let mut guest = Guest::at_the_prompt("reboot_and_poweroff_are_commands");
     guest.send("reboot\r");
     guest.wait_for("on Piton", BOOT);
     guest.wait_for_prompt();

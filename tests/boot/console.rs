@@ -2,24 +2,17 @@
 
 use std::time::Duration;
 
-use board::launch::Options;
 use tests::Guest;
 use tests::guest::{ANSWER, PROMPT};
 
 const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
 
-fn at_the_prompt(name: &str) -> Guest {
-    let mut guest = Guest::boot(name, Options::default());
-    guest.wait_for_prompt();
-    guest
-}
-
 /// Starts something endless, interrupts it and shows that the session goes on.
 ///
 /// The lines print `begun:1`, put together so that their echo is not taken for it.
 fn is_interrupted(name: &str, lines: &str) {
-    let mut guest = at_the_prompt(name);
+    let mut guest = Guest::at_the_prompt(name);
     guest.send(lines);
     guest.wait_for("begun:1", ANSWER);
     // Well into it.
@@ -43,7 +36,7 @@ fn ctrl_c_ends_a_sleep() {
 
 #[test]
 fn ctrl_c_at_the_prompt_keeps_the_session() {
-    let mut guest = at_the_prompt("ctrl_c_at_the_prompt_keeps_the_session");
+    let mut guest = Guest::at_the_prompt("ctrl_c_at_the_prompt_keeps_the_session");
     guest.run("kept = 40");
     guest.send("not to be run");
     guest.send(CTRL_C);
@@ -54,7 +47,7 @@ fn ctrl_c_at_the_prompt_keeps_the_session() {
 
 /// Ends the session in one way and shows that a fresh one follows.
 fn restarts_the_session(name: &str, end: &str) {
-    let mut guest = at_the_prompt(name);
+    let mut guest = Guest::at_the_prompt(name);
     guest.run("kept = 1");
     guest.send(end);
     guest.wait_for(PROMPT, ANSWER);
@@ -73,7 +66,7 @@ fn exit_restarts_the_session() {
 
 #[test]
 fn segmentation_fault_restarts_process_1() {
-    let mut guest = at_the_prompt("segmentation_fault_restarts_process_1");
+    let mut guest = Guest::at_the_prompt("segmentation_fault_restarts_process_1");
     guest.send("import ctypes; ctypes.string_at(0)\r");
     guest.wait_for("Fatal Python error: Segmentation fault", ANSWER);
     guest.wait_for("most recent call first", ANSWER);
@@ -83,7 +76,7 @@ fn segmentation_fault_restarts_process_1() {
 
 #[test]
 fn poweroff_ends_with_status_0() {
-    let mut guest = at_the_prompt("poweroff_ends_with_status_0");
+    let mut guest = Guest::at_the_prompt("poweroff_ends_with_status_0");
     guest.send("import piton; piton.poweroff()\r");
     let (status, text) = guest.finish(ANSWER);
     assert_eq!(status, 0, "{text}");
@@ -91,7 +84,7 @@ fn poweroff_ends_with_status_0() {
 
 #[test]
 fn reboot_comes_back_to_the_prompt() {
-    let mut guest = at_the_prompt("reboot_comes_back_to_the_prompt");
+    let mut guest = Guest::at_the_prompt("reboot_comes_back_to_the_prompt");
     guest.run("kept = 1");
     guest.send("import piton; piton.reboot()\r");
     guest.wait_for_prompt();
@@ -100,14 +93,14 @@ fn reboot_comes_back_to_the_prompt() {
 
 #[test]
 fn process_1_cannot_be_stopped_or_ended() {
-    let mut guest = at_the_prompt("process_1_cannot_be_stopped_or_ended");
+    let mut guest = Guest::at_the_prompt("process_1_cannot_be_stopped_or_ended");
     guest.run("import os; [os.kill(1, n) for n in (19, 20, 15, 9, 3)] and None");
     guest.ask("print('alive', 20 + 1)", "alive 21");
 }
 
 #[test]
 fn standard_library_and_threads_work() {
-    let mut guest = at_the_prompt("standard_library_and_threads_work");
+    let mut guest = Guest::at_the_prompt("standard_library_and_threads_work");
     guest.ask("import ssl, sqlite3, ctypes, asyncio, decimal, threading, sys; print('ok', 1 + 1)", "ok 2");
     guest.ask("print(sys.version.split('.')[0], 'version')", "3 version");
     guest.run("found = []; worker = threading.Thread(target=lambda: found.append(6 * 7))");

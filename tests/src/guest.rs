@@ -69,6 +69,17 @@ impl Guest {
         Self::start(name, Options { image, ..options })
     }
 
+    /// Boots the ordinary image on the `qemu-virt` board as it is, and waits for the prompt.
+    ///
+    /// # Panics
+    /// As [`Guest::boot`] and [`Guest::wait_for`].
+    #[must_use]
+    pub fn at_the_prompt(name: &str) -> Self {
+        let mut guest = Self::boot(name, Options::default());
+        guest.wait_for_prompt();
+        guest
+    }
+
     /// Starts QEMU with exactly these options.
     ///
     /// # Panics
