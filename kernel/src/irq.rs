@@ -218,11 +218,8 @@ pub fn statistics() -> Vec<Statistics> {
     lines.chain(ipis).collect()
 }
 
-/// Calls `visit` with the number of each connected interrupt and how long its handler took.
-pub fn visit_times(visit: &mut dyn FnMut(usize, &Histogram)) {
-    for (number, line) in CONTROLLER.get().into_iter().flat_map(|controller| controller.lines.iter().enumerate()) {
-        if let Some(line) = line.get() {
-            visit(number, &line.times);
-        }
-    }
+/// Calls `visit` with the number of each connected interrupt and how long its handler took, while that succeeds.
+pub fn visit_times(visit: &mut dyn FnMut(usize, &Histogram) -> core::fmt::Result) -> core::fmt::Result {
+    let mut lines = CONTROLLER.get().into_iter().flat_map(|controller| controller.lines.iter().enumerate());
+    lines.try_for_each(|(number, line)| line.get().map_or(Ok(()), |line| visit(number, &line.times)))
 }

@@ -109,13 +109,14 @@ impl VirtualDirectory {
         self.add(name, TextFile::new(self.fs, 0o644, Make::Text(Box::new(make)), Some(Box::new(take))));
     }
 
-    /// Adds a file for its owner alone, whose bytes `make` produces when it is read.
-    pub fn add_secret(&self, name: &str, make: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static) {
-        self.add(name, TextFile::new(self.fs, 0o400, Make::Bytes(Box::new(make)), None));
+    /// Adds such a file for its owner alone.
+    pub fn add_private_listing(&self, name: &str, write: impl Fn(&mut Listing) -> fmt::Result + Send + Sync + 'static) {
+        self.add(name, TextFile::new(self.fs, 0o400, Make::Listing(Box::new(write)), None));
     }
 
-    /// Adds one that also takes writes, each write call whole.
-    pub fn add_secret_control(
+    /// Adds a file for its owner alone, whose bytes `make` produces when it is read, and that takes writes, each write call
+    /// whole.
+    pub fn add_private_control(
         &self,
         name: &str,
         make: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static,

@@ -4,7 +4,7 @@ pub mod histogram;
 pub mod memory_device;
 pub mod trace;
 
-use alloc::{format, vec::Vec};
+use alloc::vec::Vec;
 use core::fmt::Write as _;
 
 use hal::Arch as _;
@@ -18,8 +18,8 @@ const MOST_REGISTERS: usize = 96;
 pub fn add_files() {
     let directory = sysfs::piton_directory();
     // The registers of the CPU that the reader runs on: a line `NAME VALUE` for each, in hexadecimal.
-    directory.add_secret("cpu", || {
-        // All of one CPU: no switch in between.
+    directory.add_private_listing("cpu", |out| {
+        // All of one CPU: no switch in between, and so no memory taken either.
         let mut values = Vec::with_capacity(MOST_REGISTERS);
         let state = Arch::mask_interrupts();
         Arch::visit_registers(&mut |name, value| {
@@ -28,29 +28,21 @@ pub fn add_files() {
             }
         });
         Arch::restore_interrupts(state);
-        Ok(values
-            .iter()
-            .fold(Vec::new(), |text, (name, value)| [text, format!("{name} {value:#x}\n").into_bytes()].concat()))
+        values.iter().try_for_each(|(name, value)| writeln!(out, "{name} {value:#x}"))
     });
     // A line `PID ROOT` for each process: the physical address of its root page table.
-    directory.add_secret("address_spaces", || {
+    directory.add_private_listing("address_spaces", |out| {
         let roots = process::all().into_iter().filter_map(|process| Some((process.pid(), process.memory()?.root())));
-        Ok(roots.fold(Vec::new(), |text, (pid, root)| [text, format!("{pid} {root}\n").into_bytes()].concat()))
+        roots.into_iter().try_for_each(|(pid, root)| writeln!(out, "{pid} {root}"))
     });
-    // A line `LABEL COUNT...` for each interrupt: how long its handler took (`histogram`).
-    directory.add_text("interrupt_times", || {
-        let mut text = alloc::string::String::new();
-        irq::visit_times(&mut |label, times| {
-            let _ = writeln!(text, "{label}{times}");
-        });
-        text.into_bytes()
-    });
+    // A line `NUMBER COUNT...` for each interrupt: how long its handler took (`histogram`).
+    directory
+        .add_listing("interrupt_times", |out| irq::visit_times(&mut |number, times| writeln!(out, "{number}{times}")));
     // How much later than asked timers went off.
-    directory.add_text("timer_lateness", || format!("{}\n", time::lateness()).trim_start().into());
+    directory.add_listing("timer_lateness", |out| writeln!(out, "{}", time::lateness()));
     // A line `NUMBER NAME` for each system call.
-    directory.add_text("system_calls", || {
-        table::names()
-            .fold(Vec::new(), |text, (number, name)| [text, format!("{number} {name}\n").into_bytes()].concat())
+    directory.add_listing("system_calls", |out| {
+        table::names().try_for_each(|(number, name)| writeln!(out, "{number} {name}"))
     });
     trace::add_file(&directory);
     memory_device::add();

@@ -130,5 +130,5 @@ pub fn add_file(directory: &Arc<VirtualDirectory>) {
         let text = core::str::from_utf8(text.trim_ascii()).map_err(|_| Errno::EINVAL)?;
         restart(text.parse().map_err(|_| Errno::EINVAL)?)
     };
-    directory.add_secret_control("trace", read, take);
+    directory.add_private_control("trace", read, take);
 }

@@ -1,6 +1,6 @@
 //! What /proc says of the system as a whole.
 
-use alloc::{boxed::Box, format, string::String, sync::Arc, vec::Vec};
+use alloc::{format, string::String, sync::Arc, vec::Vec};
 use core::{
     fmt::Write as _,
     sync::atomic::{AtomicU64, Ordering},
@@ -20,7 +20,7 @@ use crate::{
         path::Path,
         permission,
         tty::devpts,
-        virtual_files::{Listing, Make, TextFile, VirtualDirectory, VirtualFs, VirtualLink},
+        virtual_files::{Listing, VirtualDirectory, VirtualFs, VirtualLink},
     },
     image, irq, log_buffer,
     mm::{PAGE_SIZE, frames, reclaim, stack::STACK_SIZE},
@@ -63,7 +63,7 @@ pub fn entries(fs: VirtualFs) -> Arc<VirtualDirectory> {
     root.add_text("devices", devices);
     root.add_text("filesystems", filesystems);
     root.add_text("interrupts", interrupts);
-    root.add("kallsyms", TextFile::new(fs, 0o400, Make::Listing(Box::new(symbols)), None));
+    root.add_private_listing("kallsyms", symbols);
     root.add_text("loadavg", loadavg);
     root.add_listing("locks", locks::list);
     root.add_text("meminfo", meminfo);
