@@ -36,18 +36,22 @@ def registers(cpu: int | None = None) -> Registers:
     """
     if cpu is not None and cpu not in online():
         raise ValueError(f"there is no CPU {cpu!r}; there are {', '.join(map(str, online()))}")
+    text = read_control("cpu") if cpu is None else _read_on(cpu)
+    return Registers((name, int(value, 16)) for name, value in (line.split() for line in text.splitlines()))
+
+
+def _read_on(cpu: int) -> str:
+    """Read the file on this CPU, in a thread of its own: the caller stays where it may run."""
     text: list[str] = []
 
     def read() -> None:
-        if cpu is not None:
-            # A thread's own: the caller stays where it may run.
-            os.sched_setaffinity(0, {cpu})
+        os.sched_setaffinity(0, {cpu})
         text.append(read_control("cpu"))
 
     reader = threading.Thread(target=read)
     reader.start()
     reader.join()
-    return Registers((name, int(value, 16)) for name, value in (line.split() for line in text[0].splitlines()))
+    return text[0]
 
 
 def features() -> tuple[str, ...]:

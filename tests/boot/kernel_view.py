@@ -91,9 +91,9 @@ time.sleep(0.01)
 timers = kernel.timer_lateness()
 assert timers.total > 0 and timers.quantile(1) >= timers.quantile(0.5) > 0 and "#" in repr(timers)
 refused(ValueError, timers.quantile, 2)
-serial = next(interrupt for interrupt in kernel.interrupts() if "pl011" in interrupt.name)
-print("a line through the serial port", flush=True)
-assert all(interrupt.times.total == sum(interrupt.counts) for interrupt in [serial]), serial
+timer = next(interrupt for interrupt in kernel.interrupts() if "timer" in interrupt.name)
+# The times are read later than the counts; on each CPU one may be at work.
+assert timer.times.total + len(cpu.online()) >= sum(timer.counts) > 0 and timer.longest_ns >= timer.median_ns > 0, timer
 
 # A lock on a file.
 with open("/tmp/locked", "w") as file:
